@@ -1,0 +1,5 @@
+"""``python -m distblock``."""
+
+from distblock.cli import main
+
+main()

@@ -1,0 +1,176 @@
+"""The command line: one verb a function.
+
+Exit status: 0 done, 1 the run failed, 2 something that was given cannot be used, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+from rich.console import Console
+from tyro.conf import Positional
+
+from distblock.config import Config, make_config, read_values
+from distblock.errors import DistblockError, InputError
+from distblock.flags import merge, parse_flags, take_files
+
+if TYPE_CHECKING:
+    from distblock.runs import RunDirectory
+
+HELP = """usage: distblock VERB [...]
+
+  train      train a network; without arguments: a small residual network on scikit-learn's digits
+  evaluate   measure a run's stages again
+  export     write a run's weights as one file
+  bench      the benchmarks behind the README's figures
+
+distblock VERB --help says more."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a verb and exit with its status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # The user's own networks and data are named by import path, as seen from where the command runs.
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    signal.signal(signal.SIGINT, _interrupt)
+    sys.exit(_run(words))
+
+
+def train(arguments: Sequence[str]) -> None:
+    """``distblock train [--config run.yaml] [--key value ...]``."""
+    if _wants_help(arguments):
+        _print_train_help()
+        return
+    from distblock.report.tables import edges_table, stages_table
+    from distblock.trainer import BlockTrainer
+
+    trainer = BlockTrainer(_configuration(arguments))
+    result = trainer.fit()
+    summary: dict[str, Any] = result.metrics or {}
+    console = _console()
+    console.print(stages_table(summary))
+    if summary["num_stages"] > 1:
+        console.print(edges_table(summary))
+    console.print(
+        f"best stage on validation: {summary['best_stage']}   its test accuracy: {summary['test_accuracy']:.2%}   "
+        f"{summary['wall_s']:.1f} s, {summary['samples_per_s']:.0f} samples/s   run: {result.path}"
+    )
+
+
+def evaluate(run: Positional[str], part: Literal["validation", "test"] = "test", path: str | None = None) -> None:
+    """Measure every stage of a run again.
+
+    Args:
+        run: the run's directory.
+        part: which part of the data.
+        path: where the data lies now, if it has moved.
+    """
+    from distblock.evaluation import evaluate_run
+    from distblock.report.tables import evaluation_table
+
+    rows, best_stage = evaluate_run(_directory(run), part=part, path=path)
+    console = _console()
+    console.print(evaluation_table(rows, part=part, best_stage=best_stage))
+    console.print(f"stage {best_stage}, chosen on validation: {part} accuracy {rows[best_stage].accuracy:.2%}")
+
+
+def export(run: Positional[str], to: str, stage: int | None = None, classifier: bool = False) -> None:
+    """Write the network's weights up to a stage as one safetensors file, under the network's own names.
+
+    Args:
+        run: the run's directory.
+        to: the file to write.
+        stage: the last stage to include; default: the one chosen on validation.
+        classifier: include that stage's auxiliary classifier, under ``classifier.``.
+    """
+    from distblock.evaluation import export_run
+
+    num_tensors, last = export_run(_directory(run), to=to, stage=stage, classifier=classifier)
+    _console().print(f"{to}: {num_tensors} tensors, stages 0 to {last}")
+
+
+def bench(arguments: Sequence[str]) -> None:
+    """``distblock bench pipeline [...]``."""
+    from distblock.bench import main as bench_main
+
+    bench_main(arguments)
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(HELP)
+        return 0
+    if words[0] == "--version":
+        from distblock.version import __version__
+
+        print(__version__)
+        return 0
+    try:
+        _dispatch(words[0], words[1:])
+    except InputError as error:
+        return _fail(error, 2)
+    except DistblockError as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        print("distblock: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _dispatch(verb: str, arguments: list[str]) -> None:
+    typed = {"evaluate": evaluate, "export": export}
+    plain = {"train": train, "bench": bench}
+    if verb in plain:
+        plain[verb](arguments)
+    elif verb in typed:
+        tyro.cli(typed[verb], args=arguments, prog=f"distblock {verb}")
+    else:
+        raise InputError(f"{verb}: expected one of {', '.join([*plain, *typed])}; see distblock --help")
+
+
+def _configuration(arguments: Sequence[str]) -> Config:
+    """YAML files in order, each laid over the one before, and the flags over all."""
+    files, flags = take_files(arguments)
+    values: dict[str, Any] = {}
+    for file in files:
+        values = merge(values, read_values(file))
+    return make_config(merge(values, parse_flags(flags)))
+
+
+def _directory(location: str) -> RunDirectory:
+    from distblock.runs import RunDirectory
+
+    return RunDirectory.at(location)
+
+
+def _wants_help(arguments: Sequence[str]) -> bool:
+    return "-h" in arguments or "--help" in arguments
+
+
+def _print_train_help() -> None:
+    print("usage: distblock train [--config FILE.yaml] [--KEY VALUE ...]    (flags go over the file)\n")
+    tyro.cli(Config, args=["--help"], prog="distblock train")
+
+
+def _console() -> Console:
+    # A log file has no width of its own; tables need about a hundred columns.
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
+def _fail(error: DistblockError, status: int) -> int:
+    print(f"distblock: {' '.join(str(error).split())}", file=sys.stderr)
+    return status
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    """Ctrl-C ends the run and cleans up; a second one ends the process at once."""
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    raise KeyboardInterrupt

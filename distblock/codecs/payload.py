@@ -1,0 +1,108 @@
+"""An activation as it crosses an edge, and the check that it is the one that was asked for.
+
+Pipelines that trust the order of arrival train silently on another batch's labels, or drop a third tensor. Here
+labels travel with the features, and the header says which run, edge and microbatch they belong to, and the shape and
+type of every tensor; the receiver compares all of it before it computes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from distblock.messages import Item
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TensorHeader:
+    """One tensor of a payload.
+
+    Attributes:
+        key: its key where the features are a dict, its position where they are a tuple, None for a lone tensor.
+        shape: its shape, samples first.
+        dtype: its type before the codec, e.g. ``"float32"``.
+        wire_dtype: its type on the wire.
+        channels_last: its bytes are in NHWC order.
+    """
+
+    key: str | int | None
+    shape: tuple[int, ...]
+    dtype: str
+    wire_dtype: str
+    channels_last: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Header:
+    """What a payload says of itself."""
+
+    run: str
+    edge: int
+    number: int
+    tensors: tuple[TensorHeader, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Payload:
+    """Features and labels of one microbatch on one edge.
+
+    Attributes:
+        header: what they are.
+        arrays: the features' bytes as C-contiguous arrays; bf16 as int16.
+        labels: int64, ``(N,)``.
+        payload_bytes: bytes of the features before the codec.
+    """
+
+    header: Header
+    arrays: tuple[np.ndarray, ...]
+    labels: np.ndarray
+    payload_bytes: int
+
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes that cross: features after the codec, and labels."""
+        return sum(array.nbytes for array in self.arrays) + self.labels.nbytes
+
+
+def check_payload(
+    payload: Payload, *, run: str, edge: int, item: Item, sample_shapes: tuple[tuple[int, ...], ...]
+) -> None:
+    """Compare a payload with what the receiver expects.
+
+    Args:
+        payload: what came.
+        run: the run.
+        edge: the edge.
+        item: the microbatch.
+        sample_shapes: shape of one sample of each tensor that enters the stage.
+
+    Raises:
+        ValueError: it is another one's, or its shapes or types are not those announced.
+    """
+    header = payload.header
+    expected = f"run {run}, edge {edge}, microbatch {item.number}"
+    came = f"run {header.run}, edge {header.edge}, microbatch {header.number}"
+    if came != expected:
+        raise ValueError(f"expected the activation of {expected}, got that of {came}")
+    shapes = tuple(tensor.shape for tensor in header.tensors)
+    wanted = tuple((item.num_samples, *shape) for shape in sample_shapes)
+    if shapes != wanted:
+        raise ValueError(f"expected activations of shape {_text(wanted)}, got {_text(shapes)}")
+    if payload.labels.shape != (item.num_samples,):
+        raise ValueError(f"expected {item.num_samples} labels, got shape {payload.labels.shape}")
+    for tensor, array in zip(header.tensors, payload.arrays, strict=True):
+        _check_array(tensor, array)
+
+
+def _check_array(tensor: TensorHeader, array: np.ndarray) -> None:
+    stored = tensor.shape
+    if tensor.channels_last:
+        stored = (stored[0], *stored[2:], stored[1])
+    dtype = "int16" if tensor.wire_dtype == "bfloat16" else tensor.wire_dtype
+    if array.shape != stored or array.dtype.name != dtype:
+        raise ValueError(f"expected bytes of {dtype} {stored} as announced, got {array.dtype.name} {array.shape}")
+
+
+def _text(shapes: tuple[tuple[int, ...], ...]) -> str:
+    return ", ".join(str(shape) for shape in shapes)

@@ -1,0 +1,323 @@
+"""Everything that can be set, checked once, before any work.
+
+One tree of frozen records is the YAML file, the typed flags (``--data.name cifar10``) and the argument of
+`BlockTrainer`. Unknown keys are refused; a value out of range is named with what was expected.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
+
+from distblock.errors import InputError
+
+FORMAT_VERSION = 1
+"""Version of the files of a run directory."""
+
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class DataConfig(Section):
+    """Which samples, in which pieces."""
+
+    name: str = "digits"
+    """digits, cifar10, cifar100, stl10, mnist, fashion-mnist, svhn, folder, parquet, or your own: package.module:function"""
+    path: str | None = None
+    """folder (or, for parquet, folder or any pyarrow.fs URI) that holds the data; not needed for digits"""
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """class-balanced part of the training part to keep; validation and test parts stay whole"""
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """share of the training set split off for validation, where the set has no validation part of its own"""
+    augment: tuple[Literal["crop", "flip", "cutout"], ...] = ()
+    """augmentations of training images, in this order; none by default"""
+    image_size: PositiveInt | None = None
+    """resize images to this side; default: as they are"""
+    batch_size: PositiveInt = 64
+    """samples a step"""
+    microbatch_size: PositiveInt | None = None
+    """samples that cross an edge at once; default: the batch"""
+    eval_batch_size: PositiveInt | None = None
+    """samples an evaluation microbatch; default: as in training"""
+    workers: PositiveInt = 1
+    """processes that decode and augment ahead of stage 0"""
+    prefetch: PositiveInt = 4
+    """microbatches each of them keeps ready"""
+    memory_bytes: PositiveInt = 2 * 1024**3
+    """most bytes of a Parquet part held at once; a larger one is shuffled in windows of row groups that fit"""
+
+    @property
+    def train_microbatch(self) -> int:
+        """Samples of a training microbatch."""
+        return min(self.microbatch_size or self.batch_size, self.batch_size)
+
+    @property
+    def eval_microbatch(self) -> int:
+        """Samples of an evaluation microbatch."""
+        return self.eval_batch_size or self.train_microbatch
+
+
+class ModelConfig(Section):
+    """Which network, and where it is cut."""
+
+    name: str = "resnet8"
+    """resnet8/14/20/32/44/56/110 (CIFAR), torchvision/<any ResNet, ResNeXt or Wide ResNet>, preact/<K>-<M> (the
+    paper's K-M ResNets), or your own: package.module:function"""
+    width: PositiveInt | None = None
+    """channels of the first blocks of a CIFAR ResNet (default 16) or a K-M ResNet (default 256)"""
+    stages: PositiveInt | Literal["blocks"] = "blocks"
+    """blocks: one block a stage; a number: that many stages, balanced by counted cost"""
+    cuts: tuple[PositiveInt, ...] | None = None
+    """explicit cuts instead: the index of each stage's first block, from the second stage on"""
+    classifier: Literal["conv", "linear", "mlp-sr"] = "conv"
+    """auxiliary classifier of every stage"""
+    initialization: Literal["auto", "orthogonal", "kaiming", "built"] = "auto"
+    """how weights begin; built: as the network's function made them; auto: orthogonal, and built for your own network"""
+    gain: PositiveFloat = 0.1
+    """gain of the orthogonal initialization"""
+    init_from: str | None = None
+    """a run directory, or a safetensors file, whose weights to start from"""
+    channels_last: bool = False
+    """keep activations in channels-last memory order"""
+
+
+class ObjectiveConfig(Section):
+    """The local loss of every stage."""
+
+    tau: Annotated[float, Field(gt=0)] = 1.0
+    """step size of the minimizing movement: the transport cost weighs 1/(2 tau); inf: plain greedy learning"""
+    varying: bool = False
+    """tau/2 in the first half of the stages"""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """label smoothing of the training loss"""
+
+    @model_validator(mode="after")
+    def _a_number(self) -> ObjectiveConfig:
+        if math.isnan(self.tau):
+            raise ValueError("objective.tau: expected a number above 0, or inf, got nan")
+        return self
+
+    @field_serializer("tau")
+    def _tau(self, tau: float) -> float | str:
+        return "inf" if math.isinf(tau) else tau
+
+
+class OptimizerConfig(Section):
+    """One optimizer a stage, all alike."""
+
+    name: Literal["sgd", "adam"] = "sgd"
+    """optimizer"""
+    lr: PositiveFloat = 0.02
+    """highest learning rate"""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """momentum of SGD; first beta of Adam"""
+    weight_decay: NonNegativeFloat = 2e-4
+    """weight decay"""
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    """course of the learning rate after the warm-up"""
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.4, 0.533, 0.667)
+    """step schedule: shares of the run after which the rate is multiplied by step_factor"""
+    step_factor: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """step schedule: the factor"""
+    warmup_epochs: NonNegativeFloat = 0.0
+    """epochs over which the rate rises linearly from 0"""
+    clip_norm: PositiveFloat | None = None
+    """clip each stage's gradient to this norm; default: no clipping"""
+
+
+class RegimeConfig(Section):
+    """Who trains when, and for how long."""
+
+    name: Literal["parallel", "end-to-end"] = "parallel"
+    """parallel: every stage by its own loss, all at once; end-to-end: back-propagation through one stage, the baseline"""
+    epochs: PositiveInt = 20
+    """passes over the training part"""
+    evaluate_every: PositiveInt = 1
+    """epochs between two evaluations on the validation part; there is always one after the last"""
+    max_time_s: PositiveFloat | None = None
+    """time limit: no training microbatch starts after this many seconds; the run then ends in order"""
+
+
+class ResourcesConfig(Section):
+    """What a worker gets."""
+
+    workers: PositiveInt | None = None
+    """workers, each hosting consecutive stages; default: one a stage"""
+    cpus_per_worker: NonNegativeFloat = 1.0
+    """CPUs of a worker"""
+    gpus_per_worker: NonNegativeFloat = 0.0
+    """GPUs of a worker, fractions too; above 0 its stages live on that GPU"""
+    threads_per_worker: PositiveInt = 1
+    """threads that a worker computes with; results are the same only for the same number"""
+    strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
+    """how the placement group lays workers out over nodes"""
+
+
+class ChannelConfig(Section):
+    """What crosses from stage to stage, and how much at once."""
+
+    codec: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """widest floating type that crosses an edge; fp32 sends activations as they are"""
+    max_in_flight: PositiveInt = 4
+    """microbatches in flight on an edge"""
+    max_in_flight_bytes: PositiveInt = 256 * 1024**2
+    """bytes in flight on an edge; one microbatch always passes"""
+
+
+class MetricsConfig(Section):
+    """The Prometheus exporter and the log of hops."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """port of the Prometheus exporter; 0: any free one; default: no exporter"""
+    host: str = "127.0.0.1"
+    """address the exporter listens on"""
+    interval_s: PositiveFloat = 1.0
+    """seconds that a row of hops.parquet covers"""
+
+
+class Config(Section):
+    """A run. Without arguments: a small residual network on scikit-learn's digits."""
+
+    run_dir: str | None = None
+    """directory of the run: a local path or any pyarrow.fs URI; default: runs/<time>-<data>-<model>"""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """the one seed of weights, splits, order, augmentation and random layers"""
+    address: str | None = None
+    """address of a Ray cluster to join; default: an embedded Ray"""
+    executor: Literal["ray", "local"] = "ray"
+    """ray: workers; local: the plain loop, in this process"""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """type that stages compute in (autocast); fp16 scales the loss and needs a GPU"""
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    regime: RegimeConfig = RegimeConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    channel: ChannelConfig = ChannelConfig()
+    metrics: MetricsConfig = MetricsConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        _check_together(self)
+        return self
+
+
+def _check_together(config: Config) -> None:
+    """Rules that span sections."""
+    if config.precision == "fp16" and config.resources.gpus_per_worker == 0:
+        raise ValueError(
+            "precision: expected fp32 or bf16 on a CPU, got fp16; set resources.gpus_per_worker or choose bf16"
+        )
+    if config.model.cuts is not None and config.model.stages != "blocks":
+        raise ValueError(
+            f"model: expected stages or cuts, got both stages={config.model.stages} and cuts={list(config.model.cuts)};"
+            " leave one out"
+        )
+    if config.regime.name == "end-to-end" and (
+        config.model.cuts is not None or config.model.stages not in ("blocks", 1)
+    ):
+        raise ValueError(
+            "regime.name: end-to-end trains the whole network as one stage, but model.cuts or model.stages asks for more;"
+            " leave them out"
+        )
+    if config.address is not None and config.address.startswith("ray://"):
+        raise ValueError(
+            f"address: expected host:port of the cluster, got {config.address}; Ray Client moves objects a hundred times"
+            " slower than the object store: run this command on a node of the cluster, with --address auto"
+        )
+    if config.resources.cpus_per_worker == 0 and config.resources.gpus_per_worker == 0:
+        raise ValueError(
+            "resources: expected CPUs or GPUs for a worker, got cpus_per_worker 0 and gpus_per_worker 0; set one of them"
+        )
+    needs_path = config.data.name not in ("digits",) and ":" not in config.data.name
+    if needs_path and config.data.path is None:
+        raise ValueError(f"data.path: expected the folder of {config.data.name}, got nothing; set --data.path")
+
+
+def make_config(values: dict[str, Any]) -> Config:
+    """Check a nested dictionary.
+
+    Raises:
+        InputError: unknown keys or values out of range; one line names them all.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise InputError(explain(error)) from None
+
+
+def read_values(path: str | Path) -> dict[str, Any]:
+    """The keys and values of a YAML file, not yet checked.
+
+    Raises:
+        InputError: the file cannot be read, or is no YAML mapping.
+    """
+    try:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"config file {path}: {error}") from None
+    return parse_values(text, origin=str(path))
+
+
+def parse_values(text: str, *, origin: str) -> dict[str, Any]:
+    """The keys and values of YAML text, not yet checked; ``origin`` names it in errors."""
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"config file {origin}: not YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InputError(f"config file {origin}: expected keys and values, got {type(values).__name__}")
+    version = values.pop("format_version", FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        raise InputError(f"config file {origin}: expected format_version {FORMAT_VERSION}, got {version}")
+    return values
+
+
+def dump_config(config: Config) -> str:
+    """The whole configuration as YAML, with the version of the format."""
+    values = {"format_version": FORMAT_VERSION, **config.model_dump(mode="json")}
+    return yaml.safe_dump(values, sort_keys=False)
+
+
+def explain(error: ValidationError) -> str:
+    """One line for all that a validation found: key, expectation, what came."""
+    return "; ".join(_explain_one(detail) for detail in error.errors())
+
+
+def _explain_one(detail: Any) -> str:
+    key = ".".join(str(part) for part in detail["loc"] if not str(part).startswith(("constrained-", "literal[")))
+    if detail["type"] == "extra_forbidden":
+        return f"{key}: unknown key{_suggestion(detail['loc'])}"
+    if detail["type"] == "value_error":
+        return detail["msg"].removeprefix("Value error, ")
+    return f"{key}: {detail['msg'].lower().replace('input should', 'should')}, got {detail['input']!r}"
+
+
+def _suggestion(location: tuple[int | str, ...]) -> str:
+    """The known keys beside an unknown one, the nearest first where one is near."""
+    import difflib
+
+    section: type[BaseModel] = Config
+    for part in location[:-1]:
+        annotation = section.model_fields[str(part)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return ""
+        section = annotation
+    near = difflib.get_close_matches(str(location[-1]), section.model_fields, n=1)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; expected one of {', '.join(section.model_fields)}"

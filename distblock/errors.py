@@ -1,0 +1,44 @@
+"""What can go wrong, by who can mend it.
+
+An error that a user can cause says what was expected, what came and what to do, in one line, and the command line
+ends with status 2. An error of a running stage names the stage, the microbatch and the cause, and survives the way
+from a worker to the driver: exceptions are pickled by their ``args``, so every constructor takes only positional text
+and numbers and hands them on.
+"""
+
+from __future__ import annotations
+
+
+class DistblockError(Exception):
+    """Anything this package raises on purpose."""
+
+
+class InputError(DistblockError, ValueError):
+    """Something that was given cannot be used; the message says what would do. Exit status 2."""
+
+
+class DataError(InputError):
+    """A data set, a file or a sample cannot be used; the message names it. Exit status 2."""
+
+
+class StageError(DistblockError, RuntimeError):
+    """A stage failed while it worked on a microbatch. Exit status 1.
+
+    Args:
+        stage: index of the stage.
+        microbatch: the microbatch in words, e.g. ``"epoch 3, training microbatch 17"``.
+        cause: what happened, with the class of the exception where there was one.
+    """
+
+    def __init__(self, stage: int, microbatch: str, cause: str) -> None:
+        super().__init__(stage, microbatch, cause)
+        self.stage = stage
+        self.microbatch = microbatch
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return f"stage {self.stage}, {self.microbatch}: {self.cause}"
+
+
+class WorkerLostError(DistblockError, RuntimeError):
+    """A worker's process ended; the message names its stages. Exit status 1."""

@@ -1,0 +1,112 @@
+"""A finished run, taken up again: measure its stages, write its weights as one file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors.numpy import save_file
+
+from distblock import local
+from distblock.config import Config
+from distblock.data.dataset import DataInfo, open_data
+from distblock.errors import InputError
+from distblock.learning.blueprint import Build, Problem, draw_blueprint
+from distblock.learning.host import HostSpec
+from distblock.metrics.accounting import Account, PassSums
+from distblock.runs import RunDirectory
+from distblock.schedule.stream import evaluation_pass
+
+
+def evaluate_run(
+    directory: RunDirectory,
+    *,
+    part: Literal["validation", "test"] = "test",
+    path: str | None = None,
+    model: Build | None = None,
+    dataset: Callable[..., Any] | None = None,
+) -> tuple[list[PassSums], int]:
+    """Measure every stage of a run again, in this process, with the microbatches of the run.
+
+    Args:
+        directory: the run.
+        part: which part of the data.
+        path: where the data lies now, if it has moved.
+        model, dataset: your own, where the run was given them in Python.
+
+    Returns:
+        The sums of each stage's pass, and the stage that the run chose on validation.
+
+    Raises:
+        InputError: the run, its weights or its data cannot be used.
+    """
+    config = _local(directory.read_config(), path)
+    manifest = directory.read_manifest()
+    info = DataInfo.from_json(manifest["data"])
+    data = open_data(config.data, seed=config.seed, dataset=dataset, info=info)
+    problem = Problem(in_channels=info.channels, image_size=info.image_size, num_classes=info.num_classes)
+    blueprint = draw_blueprint(config, problem, build=model)
+    spec = HostSpec(
+        run=directory.name,
+        config=config,
+        problem=problem,
+        blueprint=blueprint,
+        stages=range(blueprint.num_stages),
+        steps_per_epoch=1,
+        build=model,
+    )
+    account = Account(num_stages=blueprint.num_stages)
+    num_samples = data.info.num_test if part == "test" else data.info.num_validation
+    items = evaluation_pass(part, num_samples, config.data.eval_microbatch)
+    local.execute(spec, data, items, account, initial=directory.read_state())
+    passes = [account.stage_pass(stage, 0, part) for stage in range(blueprint.num_stages)]
+    return [sums for sums in passes if sums is not None], manifest["best_stage"]
+
+
+def export_run(
+    directory: RunDirectory, *, to: str | Path, stage: int | None = None, classifier: bool = False
+) -> tuple[int, int]:
+    """Write the network's weights up to a stage as one safetensors file, under the network's own names.
+
+    Args:
+        directory: the run.
+        to: the file.
+        stage: the last stage to include; default: the one the run chose on validation.
+        classifier: include that stage's auxiliary classifier, under ``classifier.``.
+
+    Returns:
+        How many tensors were written, and the last stage.
+
+    Raises:
+        InputError: the run has no weights, or no such stage.
+    """
+    manifest = directory.read_manifest()
+    last = manifest["best_stage"] if stage is None else stage
+    state = directory.read_state()
+    if last not in state:
+        raise InputError(f"stage: expected 0 to {max(state)}, got {last}")
+    tensors = {}
+    for index in range(last + 1):
+        for name, array in state[index].items():
+            whose, _, own = name.partition(".")
+            if whose == "network":
+                tensors[own] = array
+            elif classifier and index == last:
+                tensors[name] = array
+    metadata = {"class_names": ",".join(manifest["data"]["class_names"]), "last_stage": str(last)}
+    try:
+        save_file(tensors, str(to), metadata=metadata)
+    except OSError as error:
+        raise InputError(f"{to}: cannot be written: {error}") from None
+    return len(tensors), last
+
+
+def _local(config: Config, path: str | None) -> Config:
+    """The run's settings for the plain loop on this machine, with the data where they lie now."""
+    data = config.data if path is None else config.data.model_copy(update={"path": path})
+    resources = config.resources.model_copy(update={"workers": None, "gpus_per_worker": 0.0})
+    model = config.model.model_copy(update={"init_from": None})
+    precision = "bf16" if config.precision == "fp16" else config.precision
+    update = {"executor": "local", "data": data, "resources": resources, "model": model, "precision": precision}
+    return config.model_copy(update=update)

@@ -1,0 +1,127 @@
+"""Typed flags over a YAML file: ``--data.name cifar10`` is the key ``data.name``.
+
+A command-line library checks the flags by themselves, and the file by itself; but a file may leave out what a flag
+gives, and an error should read alike wherever a value came from. So flags become a nested dictionary here, are laid
+over the file's, and `distblock.config.make_config` checks the whole, once.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from distblock.config import Config
+from distblock.errors import InputError
+
+
+def parse_flags(arguments: Sequence[str]) -> dict[str, Any]:
+    """Flags as a nested dictionary of texts; values are checked later.
+
+    A flag's words may be joined by ``-`` or ``_``; ``--key=value`` works too; a switch needs no value and
+    has a ``no-`` form; ``none`` stands for no value.
+
+    Raises:
+        InputError: an unknown flag, a word that belongs to none, or a flag without its value.
+    """
+    values: dict[str, Any] = {}
+    for flag, words in _split(arguments):
+        key, field, negated = _find(flag)
+        _put(values, key, _value(flag, field, words, negated))
+    return values
+
+
+def take_files(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The values of ``--config``, and all other arguments.
+
+    Raises:
+        InputError: ``--config`` without a file.
+    """
+    files, others, words = [], [], iter(arguments)
+    for word in words:
+        if word.startswith("--config="):
+            files.append(word.partition("=")[2])
+        elif word == "--config":
+            file = next(words, None)
+            if file is None:
+                raise InputError("--config: expected a YAML file, got nothing")
+            files.append(file)
+        else:
+            others.append(word)
+    return files, others
+
+
+def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries laid over each other."""
+    merged = dict(below)
+    for key, value in above.items():
+        lower = merged.get(key)
+        merged[key] = merge(lower, value) if isinstance(lower, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def known_flags() -> dict[str, FieldInfo]:
+    """Every dotted key with its field."""
+    return dict(_walk(Config, ""))
+
+
+def _walk(section: type[BaseModel], prefix: str) -> list[tuple[str, FieldInfo]]:
+    found = []
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += _walk(field.annotation, f"{prefix}{name}.")
+        else:
+            found.append((f"{prefix}{name}", field))
+    return found
+
+
+def _split(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
+    flags: list[tuple[str, list[str]]] = []
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, equals, value = argument.partition("=")
+            flags.append((name, [value] if equals else []))
+        elif flags:
+            flags[-1][1].append(argument)
+        else:
+            raise InputError(f"{argument}: expected a flag such as --data.name, got a word that belongs to none")
+    return flags
+
+
+def _find(flag: str) -> tuple[str, FieldInfo, bool]:
+    known = known_flags()
+    key = flag.removeprefix("--").replace("-", "_")
+    if key in known:
+        return key, known[key], False
+    section, _, last = key.rpartition(".")
+    positive = f"{section}.{last.removeprefix('no_')}".lstrip(".")
+    if last.startswith("no_") and positive in known and known[positive].annotation is bool:
+        return positive, known[positive], True
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"; did you mean --{near[0].replace('_', '-')}?" if near else "; see distblock train --help"
+    raise InputError(f"{flag}: unknown flag{hint}")
+
+
+def _value(flag: str, field: FieldInfo, words: list[str], negated: bool) -> Any:
+    if field.annotation is bool and not words:
+        return not negated
+    if _takes_several(field) and words not in (["none"], ["None"]):
+        return [part for word in words for part in word.split(",") if part]
+    if negated or len(words) != 1:
+        raise InputError(f"{flag}: expected one value, got {' '.join(words) or 'none'}")
+    return None if words[0] in ("none", "None") else words[0]
+
+
+def _takes_several(field: FieldInfo) -> bool:
+    kinds = (field.annotation, *get_args(field.annotation))
+    return any(get_origin(kind) is tuple for kind in kinds)
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    for part in path:
+        values = values.setdefault(part, {})
+    values[last] = value

@@ -1,0 +1,1 @@
+"""What is trained: blocks, classifiers, stages and their local loss. Torch only: no Ray, no clock, no files."""

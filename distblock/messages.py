@@ -1,0 +1,137 @@
+"""What travels: small frozen records, the same for every executor.
+
+A microbatch's place in the run is fixed before the run starts (`Item`); what a stage found out about it comes back as
+a `StageReport`; what its way between two workers cost comes back as an `Arrival` and a `Departure`. Standard library
+only, so that the schedule, the workers and the report share one vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Part = Literal["train", "validation", "test"]
+"""A part of the data set."""
+
+Purpose = Literal["train", "evaluate"]
+"""What a stage does with a microbatch: take a step on it, or measure itself on it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    """One microbatch's place in the stream that every stage sees in the same order.
+
+    Attributes:
+        number: position in the stream, counted from 0 over the whole run.
+        purpose: what a stage does with it.
+        part: which part of the data the samples come from.
+        epoch: training epochs begun before this one's, counted from 0.
+        index: position within its pass over the part, counted from 0.
+        first_sample: where the microbatch starts in the pass's order of samples.
+        num_samples: samples in the microbatch.
+        batch_samples: samples of the batch that it is a piece of; gradients are averaged over these.
+        closes_batch: it is the last microbatch of its batch: the optimizer takes its step.
+        closes_pass: it is the last microbatch of its pass over the part.
+    """
+
+    number: int
+    purpose: Purpose
+    part: Part
+    epoch: int
+    index: int
+    first_sample: int
+    num_samples: int
+    batch_samples: int
+    closes_batch: bool
+    closes_pass: bool
+
+    def __str__(self) -> str:
+        name = {"train": "training", "validation": "validation", "test": "test"}[self.part]
+        return f"epoch {self.epoch + 1}, {name} microbatch {self.index}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageReport:
+    """What one stage measured on one microbatch. Sums, so that adding reports is exact.
+
+    Attributes:
+        stage: index of the stage.
+        loss_sum: cross-entropy (with the run's label smoothing in training, none in evaluation), summed over samples.
+        transport_cost_sum: the stage's transport cost times the number of samples; 0 where it has none.
+        num_correct: samples whose class the auxiliary classifier got right.
+        num_samples: samples in the microbatch.
+        compute_s: seconds the stage computed.
+        lr: learning rate of the step; None in evaluation.
+    """
+
+    stage: int
+    loss_sum: float
+    transport_cost_sum: float
+    num_correct: int
+    num_samples: int
+    compute_s: float
+    lr: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Departure:
+    """The sender's side of a hop.
+
+    Attributes:
+        edge: the receiving stage k of the edge ``k-1 -> k``; 0 is the edge from the data to stage 0.
+        payload_bytes: bytes of the activations before the codec.
+        wire_bytes: bytes that are stored: activations after the codec, and labels. 0 if the hop stays in one process.
+        encode_s: seconds in the codec, with the copy from the device.
+        put_s: seconds in which the object store took the bytes.
+    """
+
+    edge: int
+    payload_bytes: int
+    wire_bytes: int
+    encode_s: float
+    put_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arrival:
+    """The receiver's side of a hop.
+
+    Attributes:
+        edge: the receiving stage k of the edge ``k-1 -> k``; 0 is the edge from the data to stage 0.
+        fetch_s: seconds from asking the object store to holding the bytes.
+        decode_s: seconds in the codec, with the copy to the device.
+        exposed_s: those of the fetch's and decoding's seconds in which the worker had nothing to compute; the others
+            were overlapped.
+    """
+
+    edge: int
+    fetch_s: float
+    decode_s: float
+    exposed_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerReport:
+    """All that a worker tells about one microbatch.
+
+    Attributes:
+        worker: index of the worker.
+        item: the microbatch.
+        stages: a report per hosted stage, in order.
+        arrivals, departures: the hops in and out, those between two stages of this worker too.
+        started_s, finished_s: when computing began and ended, seconds since the epoch of the worker's wall clock.
+        idle_s: seconds between the end of the last computing and the start of this one.
+        peak_memory_bytes: largest so far: allocated on the device, or resident in the process on a CPU.
+        node: the host's address.
+    """
+
+    worker: int
+    item: Item
+    stages: tuple[StageReport, ...]
+    arrivals: tuple[Arrival, ...]
+    departures: tuple[Departure, ...]
+    started_s: float
+    finished_s: float
+    idle_s: float
+    peak_memory_bytes: int
+    node: str

@@ -1,0 +1,186 @@
+"""Sums of a run so far, per stage and per edge.
+
+Workers report microbatch by microbatch, one ahead of the other, and a hop is told in two halves by two of them. Means
+of means would depend on how samples were cut into microbatches; so only sums are kept here, and every mean is formed
+from them when it is asked for. Nothing reads a clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from distblock.messages import Departure, Part, StageReport, WorkerReport
+from distblock.metrics.hops import EdgeSums, HopSums
+
+
+@dataclass(kw_only=True, slots=True)
+class PassSums:
+    """One stage's pass over one part of the data, finished or running.
+
+    Attributes:
+        loss_sum, transport_cost_sum, num_correct, num_samples: as in `StageReport`, summed over microbatches.
+        compute_s: seconds the stage computed.
+        idle_s: seconds the worker idled; a worker's idling counts for its first stage.
+        lr: learning rate of the last step; None in evaluation.
+    """
+
+    loss_sum: float = 0.0
+    transport_cost_sum: float = 0.0
+    num_correct: int = 0
+    num_samples: int = 0
+    compute_s: float = 0.0
+    idle_s: float = 0.0
+    lr: float | None = None
+
+    def add(self, report: StageReport) -> None:
+        """Count one microbatch."""
+        self.loss_sum += report.loss_sum
+        self.transport_cost_sum += report.transport_cost_sum
+        self.num_correct += report.num_correct
+        self.num_samples += report.num_samples
+        self.compute_s += report.compute_s
+        self.lr = report.lr
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy over samples."""
+        return self.loss_sum / self.num_samples
+
+    @property
+    def accuracy(self) -> float:
+        """Share of samples classified right, 0 to 1."""
+        return self.num_correct / self.num_samples
+
+    @property
+    def transport_cost(self) -> float:
+        """Mean transport cost over samples."""
+        return self.transport_cost_sum / self.num_samples
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageRow:
+    """One stage in one epoch; figures of a part that was not evaluated are None.
+
+    Attributes:
+        stage, lap, epoch: whose row it is, each counted from 0; lap is 0 in the parallel regime.
+        train_loss, ..., test_transport_cost: means over the part's samples; accuracies from 0 to 1.
+        num_samples: samples trained on in this epoch.
+        compute_s, idle_s: seconds of the epoch's training and evaluation; a worker's idling counts for its first stage.
+        lr: learning rate of the epoch's last step.
+    """
+
+    stage: int
+    lap: int
+    epoch: int
+    train_loss: float | None
+    train_accuracy: float | None
+    train_transport_cost: float | None
+    validation_loss: float | None
+    validation_accuracy: float | None
+    validation_transport_cost: float | None
+    test_loss: float | None
+    test_accuracy: float | None
+    test_transport_cost: float | None
+    num_samples: int
+    compute_s: float
+    idle_s: float
+    lr: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageTotals:
+    """One stage over the whole run so far.
+
+    Attributes:
+        num_samples: samples trained on, all epochs together.
+        compute_s, idle_s: seconds of training and evaluation; a worker's idling counts for its first stage.
+        peak_memory_bytes: largest so far of the worker that hosts the stage.
+    """
+
+    num_samples: int
+    compute_s: float
+    idle_s: float
+    peak_memory_bytes: int
+
+
+class Account:
+    """All sums of a run so far.
+
+    Args:
+        num_stages: stages of the run; edges are one fewer, and the one from the data.
+    """
+
+    def __init__(self, *, num_stages: int) -> None:
+        self._passes: dict[tuple[int, int, Part], PassSums] = {}
+        self._hops = HopSums(num_stages)
+        self._peak_memory_bytes = [0] * num_stages
+
+    def record(self, report: WorkerReport) -> None:
+        """Count what a worker tells about one microbatch. Each worker's reports come in stream order, and once."""
+        item = report.item
+        for stage in report.stages:
+            sums = self._passes.setdefault((stage.stage, item.epoch, item.part), PassSums())
+            sums.add(stage)
+            peak = max(self._peak_memory_bytes[stage.stage], report.peak_memory_bytes)
+            self._peak_memory_bytes[stage.stage] = peak
+        self._passes[report.stages[0].stage, item.epoch, item.part].idle_s += report.idle_s
+        self._hops.record(report)
+
+    def record_departure(self, departure: Departure, node: str) -> None:
+        """Count the sender's side of a hop that no worker report holds: one from the data to stage 0."""
+        self._hops.record_departure(departure, node)
+
+    def record_backpressure(self, edge: int, seconds: float) -> None:
+        """Count seconds in which the sender of an edge stood idle for want of a credit."""
+        self._hops.record_backpressure(edge, seconds)
+
+    @property
+    def samples_trained(self) -> int:
+        """Samples that stage 0 has trained on, all epochs together."""
+        return self.stage_totals(0).num_samples
+
+    def stage_pass(self, stage: int, epoch: int, part: Part) -> PassSums | None:
+        """A copy of the sums of a pass, finished or running; None if it has not begun."""
+        sums = self._passes.get((stage, epoch, part))
+        return sums and replace(sums)
+
+    def stage_totals(self, stage: int) -> StageTotals:
+        """Sums of one stage over all epochs."""
+        passes = [(part, sums) for (index, _, part), sums in self._passes.items() if index == stage]
+        return StageTotals(
+            num_samples=sum(sums.num_samples for part, sums in passes if part == "train"),
+            compute_s=sum(sums.compute_s for _, sums in passes),
+            idle_s=sum(sums.idle_s for _, sums in passes),
+            peak_memory_bytes=self._peak_memory_bytes[stage],
+        )
+
+    def rows(self) -> list[StageRow]:
+        """A row per stage and epoch begun, by epoch, then by stage."""
+        begun = sorted({(epoch, stage) for stage, epoch, _ in self._passes})
+        return [self._row(stage, epoch) for epoch, stage in begun]
+
+    def edges(self) -> list[EdgeSums]:
+        """A copy of the sums of each edge, the edge from the data first."""
+        return self._hops.copy()
+
+    def _row(self, stage: int, epoch: int) -> StageRow:
+        train, validation, test = (self.stage_pass(stage, epoch, part) for part in ("train", "validation", "test"))
+        passes = [sums for sums in (train, validation, test) if sums]
+        return StageRow(
+            stage=stage,
+            lap=0,
+            epoch=epoch,
+            train_loss=train and train.loss,
+            train_accuracy=train and train.accuracy,
+            train_transport_cost=train and train.transport_cost,
+            validation_loss=validation and validation.loss,
+            validation_accuracy=validation and validation.accuracy,
+            validation_transport_cost=validation and validation.transport_cost,
+            test_loss=test and test.loss,
+            test_accuracy=test and test.accuracy,
+            test_transport_cost=test and test.transport_cost,
+            num_samples=train.num_samples if train else 0,
+            compute_s=sum(sums.compute_s for sums in passes),
+            idle_s=sum(sums.idle_s for sums in passes),
+            lr=train and train.lr,
+        )

@@ -1,0 +1,154 @@
+"""The Prometheus exporter: what a run has counted so far, over HTTP.
+
+The client library's own counters live in a registry that all of a process shares, and add a creation time to each
+series. Here plain numbers are kept under the metrics of the catalogue, in a registry of the run's own; the client
+library turns them into text when they are scraped, so recording costs a few additions.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from distblock.errors import InputError
+from distblock.messages import Departure, Item, Part, StageReport, WorkerReport
+from distblock.metrics import catalogue
+from distblock.metrics.accounting import PassSums
+from distblock.metrics.catalogue import CATALOGUE, Metric
+from distblock.metrics.hops import HopMatcher, HopPath, edge_name
+
+
+class Exporter:
+    """Serves a run's metrics from its construction until it is closed.
+
+    Args:
+        run: value of the label ``run``.
+        host: address to listen on.
+        port: port to listen on; 0 takes any free one, see `port`.
+
+    Raises:
+        InputError: the address or port cannot be listened on.
+    """
+
+    def __init__(self, *, run: str, host: str, port: int) -> None:
+        self._values = _Values(run)
+        self._matcher = HopMatcher()
+        self._passes: dict[tuple[int, Part], tuple[int, PassSums]] = {}
+        registry = CollectorRegistry()
+        registry.register(self._values)
+        try:
+            self._server, self._thread = start_http_server(port, addr=host, registry=registry)
+        except OSError as error:
+            raise InputError(
+                f"metrics.port: expected a free port on {host}, got {port} ({error.strerror or error});"
+                " choose another, or 0 for any free one"
+            ) from None
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on."""
+        return self._server.server_port
+
+    def record(self, report: WorkerReport) -> None:
+        """Count what a worker tells about one microbatch."""
+        with self._values.lock:
+            for stage in report.stages:
+                self._count_stage(report.item, stage)
+                self._values.set(catalogue.PEAK_MEMORY, (str(stage.stage),), report.peak_memory_bytes)
+            self._values.add(catalogue.IDLE, (str(report.stages[0].stage),), report.idle_s)
+            for departure in report.departures:
+                self._count_departure(departure, report.node)
+            for arrival in report.arrivals:
+                name = edge_name(arrival.edge)
+                self._values.add(catalogue.HOP_SECONDS, (name, "fetch"), arrival.fetch_s)
+                self._values.add(catalogue.HOP_SECONDS, (name, "decode"), arrival.decode_s)
+                self._values.add(catalogue.EXPOSED, (name,), arrival.exposed_s)
+                self._count_hop(name, self._matcher.arrive(arrival.edge, node=report.node))
+
+    def record_departure(self, departure: Departure, node: str) -> None:
+        """Count the sender's side of a hop from the data to stage 0."""
+        with self._values.lock:
+            self._count_departure(departure, node)
+
+    def record_backpressure(self, edge: int, seconds: float) -> None:
+        """Count seconds in which the sender of an edge stood idle for want of a credit."""
+        with self._values.lock:
+            self._values.add(catalogue.BACKPRESSURE, (edge_name(edge),), seconds)
+
+    def set_in_flight(self, edge: int, count: int, num_bytes: int) -> None:
+        """Say what is in flight on an edge now."""
+        with self._values.lock:
+            self._values.set(catalogue.IN_FLIGHT, (edge_name(edge),), count)
+            self._values.set(catalogue.IN_FLIGHT_BYTES, (edge_name(edge),), num_bytes)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def __enter__(self) -> Exporter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _count_stage(self, item: Item, report: StageReport) -> None:
+        values, stage = self._values, str(report.stage)
+        values.add(catalogue.MICROBATCHES, (stage, item.purpose), 1)
+        values.add(catalogue.SAMPLES, (stage, item.purpose), report.num_samples)
+        values.add(catalogue.COMPUTE, (stage,), report.compute_s)
+        values.set(catalogue.EPOCH, (stage,), item.epoch + 1)
+        if report.lr is not None:
+            values.set(catalogue.LEARNING_RATE, (stage,), report.lr)
+        epoch, sums = self._passes.get((report.stage, item.part), (-1, PassSums()))
+        if epoch != item.epoch:
+            sums = PassSums()
+            self._passes[report.stage, item.part] = item.epoch, sums
+        sums.add(report)
+        values.set(catalogue.LOSS, (stage, item.part), sums.loss)
+        values.set(catalogue.ACCURACY, (stage, item.part), sums.accuracy)
+        values.set(catalogue.TRANSPORT_COST, (stage, item.part), sums.transport_cost)
+
+    def _count_departure(self, departure: Departure, node: str) -> None:
+        values, name = self._values, edge_name(departure.edge)
+        values.add(catalogue.PAYLOAD, (name,), departure.payload_bytes)
+        values.add(catalogue.WIRE, (name,), departure.wire_bytes)
+        values.add(catalogue.HOP_SECONDS, (name, "encode"), departure.encode_s)
+        values.add(catalogue.HOP_SECONDS, (name, "put"), departure.put_s)
+        self._count_hop(name, self._matcher.depart(departure.edge, wire_bytes=departure.wire_bytes, node=node))
+
+    def _count_hop(self, name: str, path: HopPath | None) -> None:
+        if path is not None:
+            self._values.add(catalogue.HOPS, (name, path), 1)
+
+
+class _Values(Collector):
+    """Numbers by metric and label values (without the run's); the caller of `add` and `set` holds the lock."""
+
+    def __init__(self, run: str) -> None:
+        self.lock = threading.Lock()
+        self._run = run
+        self._values: dict[Metric, dict[tuple[str, ...], float]] = {metric: {} for metric in CATALOGUE}
+
+    def add(self, metric: Metric, labels: tuple[str, ...], value: float) -> None:
+        values = self._values[metric]
+        values[labels] = values.get(labels, 0) + value
+
+    def set(self, metric: Metric, labels: tuple[str, ...], value: float) -> None:
+        self._values[metric][labels] = value
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        """Called by the server's thread at each scrape."""
+        with self.lock:
+            copy = {metric: dict(values) for metric, values in self._values.items()}
+        for metric, values in copy.items():
+            family_type = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+            family = family_type(metric.name, metric.help, labels=metric.labels, unit=metric.unit)
+            for labels, value in values.items():
+                family.add_metric([self._run, *labels], value)
+            yield family

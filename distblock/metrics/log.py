@@ -1,0 +1,105 @@
+"""The logs of a run as Arrow tables: ``metrics.parquet`` and ``hops.parquet``.
+
+A row per hop would outgrow the run's other files, and a sum per edge would hide when it was slow. So hops are summed
+per edge and reporting interval, as differences of the account's sums: added up, the rows give these sums again.
+Tables only; nothing here writes to a file system or reads a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import pyarrow as pa
+
+from distblock.config import FORMAT_VERSION
+from distblock.metrics.accounting import Account, StageRow
+from distblock.metrics.hops import EdgeSums
+
+_METADATA = {"format_version": str(FORMAT_VERSION)}
+_BATCH_ROWS = 4096
+_Row = dict[str, float | str]
+
+METRICS_SCHEMA = pa.schema(
+    [
+        *((name, pa.int64()) for name in ("stage", "lap", "epoch")),
+        *(
+            (f"{part}_{figure}", pa.float64())
+            for part in ("train", "validation", "test")
+            for figure in ("loss", "accuracy", "transport_cost")
+        ),
+        ("num_samples", pa.int64()),
+        *((name, pa.float64()) for name in ("compute_s", "idle_s", "lr")),
+    ],
+    metadata=_METADATA,
+)
+"""Columns of ``metrics.parquet``: the attributes of `StageRow`."""
+
+HOPS_COUNTS = ("hops", "payload_bytes", "wire_bytes")
+HOPS_SECONDS = ("encode_s", "put_s", "fetch_s", "decode_s", "exposed_s", "backpressure_s")
+
+HOPS_SCHEMA = pa.schema(
+    [
+        ("start_s", pa.float64()),
+        ("edge", pa.string()),
+        *((name, pa.int64()) for name in HOPS_COUNTS),
+        *((name, pa.float64()) for name in HOPS_SECONDS),
+    ],
+    metadata=_METADATA,
+)
+"""Columns of ``hops.parquet``: start of the interval in seconds since the run's start, the edge's name, and sums."""
+
+
+def metrics_table(rows: Sequence[StageRow]) -> pa.Table:
+    """Rows as they stand in ``metrics.parquet``."""
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=METRICS_SCHEMA)
+
+
+class HopsLog:
+    """What crossed each edge, interval by interval.
+
+    Args:
+        interval_s: seconds that a row covers.
+    """
+
+    def __init__(self, *, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._interval = 0
+        self._logged: list[EdgeSums] = []
+        self._rows: list[_Row] = []
+        # A long run has millions of rows, and as Python objects they weigh ten times what they do as columns.
+        self._batches: list[pa.RecordBatch] = []
+
+    def advance(self, elapsed_s: float, account: Account) -> None:
+        """Tell the time, before each record that the account gets.
+
+        Args:
+            elapsed_s: seconds since the run's start; never less than at the last call.
+            account: the sums before that record.
+        """
+        interval = int(elapsed_s // self._interval_s)
+        if interval == self._interval:
+            return
+        edges = account.edges()
+        self._rows += self._changes(edges)
+        self._logged = edges
+        self._interval = interval
+        if len(self._rows) >= _BATCH_ROWS:
+            self._batches.append(pa.RecordBatch.from_pylist(self._rows, schema=HOPS_SCHEMA))
+            self._rows = []
+
+    def table(self, account: Account) -> pa.Table:
+        """All rows so far, with those of the running interval; an edge has none for an interval without a change."""
+        rows = [*self._rows, *self._changes(account.edges())]
+        last = pa.RecordBatch.from_pylist(rows, schema=HOPS_SCHEMA)
+        return pa.Table.from_batches([*self._batches, last], schema=HOPS_SCHEMA)
+
+    def _changes(self, edges: list[EdgeSums]) -> list[_Row]:
+        start_s = self._interval * self._interval_s
+        before = self._logged or [EdgeSums(name=sums.name) for sums in edges]
+        rows: list[_Row] = []
+        for then, now in zip(before, edges, strict=True):
+            changes = {name: getattr(now, name) - getattr(then, name) for name in (*HOPS_COUNTS, *HOPS_SECONDS)}
+            if any(changes.values()):
+                rows.append({"start_s": start_s, "edge": now.name, **changes})
+        return rows

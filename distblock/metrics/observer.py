@@ -1,0 +1,31 @@
+"""What an executor tells while it runs. Edges are named by the stage they enter; edge 0 leads from the data."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from distblock.messages import Departure, WorkerReport
+
+
+class Recorder(Protocol):
+    """Listens to microbatches."""
+
+    def record(self, report: WorkerReport) -> None:
+        """A worker is done with a microbatch."""
+        ...
+
+    def record_departure(self, departure: Departure, node: str) -> None:
+        """A microbatch of data is ready; ``node`` is the host it lies on."""
+        ...
+
+
+class Observer(Recorder, Protocol):
+    """Listens to credits too."""
+
+    def record_backpressure(self, edge: int, seconds: float) -> None:
+        """A sender stood idle for want of a credit."""
+        ...
+
+    def set_in_flight(self, edge: int, count: int, num_bytes: int) -> None:
+        """What is in flight on an edge now."""
+        ...

@@ -1,0 +1,102 @@
+"""Everything that listens to a run: sums, log, exporter and progress, behind one `Observer`."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+import pyarrow as pa
+from rich.console import Console
+
+from distblock.config import Config
+from distblock.learning.blueprint import Blueprint
+from distblock.messages import Departure, WorkerReport
+from distblock.metrics.accounting import Account
+from distblock.metrics.exporter import Exporter
+from distblock.metrics.log import HopsLog, metrics_table
+from distblock.report.progress import Progress
+from distblock.schedule.stream import StreamPlan
+
+
+class Monitor:
+    """An `Observer` that hands on to all that want to know; a context manager.
+
+    Args:
+        config: the run's settings.
+        run: its name.
+        blueprint: its network.
+        plan: its stream.
+        console: where progress goes.
+
+    Raises:
+        InputError: the exporter's port is taken.
+    """
+
+    def __init__(self, config: Config, *, run: str, blueprint: Blueprint, plan: StreamPlan, console: Console) -> None:
+        self.account = Account(num_stages=blueprint.num_stages)
+        self._last_stage = blueprint.num_stages - 1
+        self._begun_s = time.monotonic()
+        self._hops = HopsLog(interval_s=config.metrics.interval_s)
+        self._progress = Progress(
+            console, num_stages=blueprint.num_stages, epochs=plan.epochs, samples_per_epoch=plan.num_train
+        )
+        self._exporter = None
+        if config.metrics.port is not None:
+            self._exporter = Exporter(run=run, host=config.metrics.host, port=config.metrics.port)
+            self.note(f"metrics: http://{config.metrics.host}:{self._exporter.port}/metrics")
+
+    def __enter__(self) -> Monitor:
+        self._progress.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.__exit__(kind, error, trace)
+        if self._exporter is not None:
+            self._exporter.close()
+
+    def record(self, report: WorkerReport) -> None:
+        """A worker is done with a microbatch."""
+        self._hops.advance(self._elapsed_s(), self.account)
+        self.account.record(report)
+        if self._exporter is not None:
+            self._exporter.record(report)
+        self._progress.record(report)
+        item = report.item
+        if item.part == "validation" and item.closes_pass and report.stages[-1].stage == self._last_stage:
+            self._progress.epoch_done(item.epoch, [row for row in self.account.rows() if row.epoch == item.epoch])
+
+    def record_departure(self, departure: Departure, node: str) -> None:
+        """A microbatch of data is ready."""
+        self._hops.advance(self._elapsed_s(), self.account)
+        self.account.record_departure(departure, node)
+        if self._exporter is not None:
+            self._exporter.record_departure(departure, node)
+
+    def record_backpressure(self, edge: int, seconds: float) -> None:
+        """A sender stood idle for want of a credit."""
+        self._hops.advance(self._elapsed_s(), self.account)
+        self.account.record_backpressure(edge, seconds)
+        if self._exporter is not None:
+            self._exporter.record_backpressure(edge, seconds)
+
+    def set_in_flight(self, edge: int, count: int, num_bytes: int) -> None:
+        """What is in flight on an edge now."""
+        if self._exporter is not None:
+            self._exporter.set_in_flight(edge, count, num_bytes)
+
+    def note(self, text: str) -> None:
+        """A word to whoever watches."""
+        self._progress.note(text)
+
+    def metrics_table(self) -> pa.Table:
+        """A row per stage, lap and epoch."""
+        return metrics_table(self.account.rows())
+
+    def hops_table(self) -> pa.Table:
+        """A row per edge and reporting interval."""
+        return self._hops.table(self.account)
+
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self._begun_s

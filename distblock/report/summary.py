@@ -1,0 +1,102 @@
+"""summary.json: what a run came to, under keys that other programs may rely on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from distblock.config import Config
+from distblock.learning.blueprint import Blueprint
+from distblock.learning.stage import weights_sha256
+from distblock.metrics.accounting import Account, StageRow
+from distblock.metrics.hops import EdgeSums
+
+
+def summarize(
+    config: Config,
+    blueprint: Blueprint,
+    account: Account,
+    state: Mapping[int, Mapping[str, np.ndarray]],
+    *,
+    wall_s: float,
+) -> dict[str, Any]:
+    """Put a finished run together.
+
+    The stage to keep is the one of highest accuracy on the last validation pass (the earliest of equals), never on the
+    test part.
+
+    Args:
+        config: the run's settings.
+        blueprint: its network.
+        account: its sums.
+        state: the final weights and buffers, by stage, then by name.
+        wall_s: seconds from the first microbatch to the last.
+    """
+    last_rows = _last_rows(account.rows())
+    stages = [_stage(blueprint, account, row, state[stage]) for stage, row in sorted(last_rows.items())]
+    best = max(stages, key=lambda stage: (stage["val_accuracy"], -stage["index"]))
+    data_edge, *edges = [_edge(sums) for sums in account.edges()]
+    return {
+        "regime": config.regime.name,
+        "executor": config.executor,
+        "seed": config.seed,
+        "num_stages": blueprint.num_stages,
+        "num_workers": len(blueprint.hosts),
+        "wall_s": wall_s,
+        "samples_per_s": account.samples_trained / wall_s,
+        "epochs": last_rows[0].epoch + 1,
+        "best_stage": best["index"],
+        "test_accuracy": best["test_accuracy"],
+        "stages": stages,
+        "edges": edges,
+        "data_edge": data_edge,
+        "failures": [],
+    }
+
+
+def _last_rows(rows: list[StageRow]) -> dict[int, StageRow]:
+    """Each stage's last epoch: the one that the final evaluations belong to."""
+    return {row.stage: row for row in sorted(rows, key=lambda row: row.epoch)}
+
+
+def _stage(blueprint: Blueprint, account: Account, row: StageRow, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    blocks = blueprint.partition.stages[row.stage]
+    totals = account.stage_totals(row.stage)
+    return {
+        "index": row.stage,
+        "blocks": [blueprint.block_names[block] for block in blocks],
+        "num_parameters": blueprint.num_parameters[row.stage],
+        "train_loss": row.train_loss,
+        "train_accuracy": row.train_accuracy,
+        "val_loss": row.validation_loss,
+        "val_accuracy": row.validation_accuracy,
+        "test_loss": row.test_loss,
+        "test_accuracy": row.test_accuracy,
+        "transport_cost": row.validation_transport_cost,
+        "compute_s": totals.compute_s,
+        "idle_s": totals.idle_s,
+        "peak_memory_bytes": totals.peak_memory_bytes,
+        "weights_sha256": weights_sha256({name: torch.from_numpy(np.array(array)) for name, array in state.items()}),
+    }
+
+
+def _edge(sums: EdgeSums) -> dict[str, Any]:
+    return {
+        "name": sums.name,
+        "transport": "in process" if sums.in_process else "object store",
+        "hops": sums.hops,
+        "same_node_hops": sums.same_node_hops,
+        "cross_node_hops": sums.cross_node_hops,
+        "payload_bytes": sums.payload_bytes,
+        "wire_bytes": sums.wire_bytes,
+        "encode_s": sums.encode_s,
+        "put_s": sums.put_s,
+        "fetch_s": sums.fetch_s,
+        "decode_s": sums.decode_s,
+        "exposed_s": sums.exposed_s,
+        "overlapped_s": sums.overlapped_s,
+        "backpressure_s": sums.backpressure_s,
+    }

@@ -1,0 +1,152 @@
+"""Tables of a finished run for the terminal, from the keys of ``summary.json``.
+
+At most 100 columns wide, so that a log shows them as a terminal does; units are those that people read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+MISSING = "-"
+"""Shown where a run did not measure something."""
+
+
+def stages_table(summary: Mapping[str, Any]) -> Table:
+    """Accuracy by depth, and what each stage cost; the stage chosen on validation data is marked with a star."""
+    table = _table(
+        "Stages",
+        left=("stage", "blocks"),
+        right=(
+            "para-\nmeters",
+            "train\nloss",
+            "validation\naccuracy",
+            "test\naccuracy",
+            "transport\ncost",
+            "compute",
+            "idle",
+            "peak\nmemory",
+        ),
+    )
+    for stage in summary["stages"]:
+        is_best = stage["index"] == summary["best_stage"]
+        table.add_row(
+            f"{stage['index']} *" if is_best else str(stage["index"]),
+            _range(stage["blocks"]),
+            count(stage["num_parameters"]),
+            number(stage["train_loss"]),
+            percent(stage["val_accuracy"]),
+            percent(stage["test_accuracy"]),
+            number(stage["transport_cost"]),
+            duration(stage["compute_s"]),
+            duration(stage["idle_s"]),
+            size(stage["peak_memory_bytes"]),
+            style="bold" if is_best else None,
+        )
+    table.caption = "* chosen by its validation accuracy"
+    return table
+
+
+def edges_table(summary: Mapping[str, Any]) -> Table:
+    """What crossed each edge, and what that cost, summed over the run; the edge from the data comes first."""
+    table = _table(
+        "Edges",
+        left=("edge", "path"),
+        right=(
+            "hops",
+            "payload",
+            "wire",
+            "encode",
+            "put",
+            "fetch",
+            "exposed",
+            "back-\npres-\nsure",
+            "bandwidth",
+        ),
+    )
+    for edge in [summary["data_edge"], *summary["edges"]]:
+        seconds = ("encode_s", "put_s", "fetch_s", "exposed_s", "backpressure_s")
+        table.add_row(
+            edge["name"],
+            _path(edge),
+            count(edge["hops"]),
+            size(edge["payload_bytes"]),
+            size(edge["wire_bytes"]),
+            *(duration(edge[key]) for key in seconds),
+            f"{size(edge['wire_bytes'] / edge['fetch_s'])}/s" if edge["wire_bytes"] and edge["fetch_s"] else MISSING,
+        )
+    table.caption = "sums over the run; exposed: of fetch and decode, while the receiver idled; bandwidth: wire / fetch"
+    return table
+
+
+def number(value: float | None) -> str:
+    """Three significant digits: ``0.0123``, ``1.23``."""
+    return MISSING if value is None else f"{value:#.3g}"
+
+
+def percent(ratio: float | None) -> str:
+    """``0.8125`` as ``81.2 %``."""
+    return MISSING if ratio is None else f"{100 * ratio:.1f} %"
+
+
+def count(value: float) -> str:
+    """``11181642`` as ``11.2 M``; exact below 10,000."""
+    return f"{value:,}" if value < 10_000 else _scaled(value, ("", " k", " M", " G", " T"))
+
+
+def size(num_bytes: float) -> str:
+    """``1234567`` as ``1.23 MB``; powers of 1000."""
+    return _scaled(num_bytes, (" B", " kB", " MB", " GB", " TB"))
+
+
+def duration(seconds: float) -> str:
+    """``0.034`` as ``34 ms``; two digits, but all of those before the point."""
+    if seconds == 0:
+        return "0 s"
+    for limit, factor, unit in ((0.9995e-3, 1e6, "µs"), (0.9995, 1e3, "ms"), (9999.5, 1, "s")):
+        if seconds < limit:
+            return f"{_two_digits(seconds * factor)} {unit}"
+    return f"{_two_digits(seconds / 3600)} h"
+
+
+def _range(blocks: Sequence[str]) -> str:
+    """First and last of a stage's blocks."""
+    return blocks[0] if len(blocks) == 1 else f"{blocks[0]}..{blocks[-1]}"
+
+
+def _path(edge: Mapping[str, Any]) -> str:
+    if edge["transport"] == "in process":
+        return "in process"
+    if not edge["cross_node_hops"]:
+        return "same node"
+    return "mixed" if edge["same_node_hops"] else "cross node"
+
+
+def _table(title: str, *, left: Sequence[str], right: Sequence[str]) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in left:
+        table.add_column(name, overflow="ellipsis", no_wrap=True, max_width=18)
+    for name in right:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _scaled(value: float, units: Sequence[str]) -> str:
+    step = 0
+    while value >= 999.5 and step < len(units) - 1:
+        value /= 1000
+        step += 1
+    return f"{_three_digits(value)}{units[step]}"
+
+
+def _two_digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}"
+
+
+def _three_digits(value: float) -> str:
+    if value >= 99.95 or value == int(value):
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"

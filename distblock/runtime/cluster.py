@@ -1,0 +1,88 @@
+"""Joining a cluster, or starting one inside this process, and taking a run's share of it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import ray
+import torch
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+
+from distblock.config import Config
+from distblock.errors import InputError
+from distblock.runtime.placement import Resources, check_feasible
+
+PATIENCE_S = 10.0
+"""Seconds between two words on what a run waits for."""
+
+
+def check_machine(config: Config, needed: Sequence[Resources]) -> None:
+    """Whether an embedded Ray could hold the bundles; an existing cluster is looked at once it is joined.
+
+    Raises:
+        InputError: this machine has too few GPUs. (CPUs of an embedded Ray are shares of a core, not cores.)
+    """
+    if config.address is None and not ray.is_initialized():
+        check_feasible(needed, [_embedded(needed)], strategy=config.resources.strategy)
+
+
+@contextmanager
+def joined(config: Config, needed: Sequence[Resources]) -> Iterator[None]:
+    """Connected to ``config.address``, to the Ray that this process already uses, or to an embedded one.
+
+    Raises:
+        InputError: there is no cluster at the address, or it can never hold the bundles.
+    """
+    ours = not ray.is_initialized()
+    if ours:
+        _connect(config, needed)
+    try:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        check_feasible(needed, nodes, strategy=config.resources.strategy)
+        yield
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+@contextmanager
+def placed(needed: Sequence[Resources], *, strategy: str, note: Callable[[str], None]) -> Iterator[PlacementGroup]:
+    """A placement group with the bundles; says every ten seconds what it waits for while others hold the resources."""
+    group = placement_group([dict(bundle) for bundle in needed], strategy=strategy)
+    try:
+        while not group.wait(PATIENCE_S):
+            free = {name: amount for name, amount in ray.available_resources().items() if name in ("CPU", "GPU")}
+            note(f"waiting for {len(needed)} bundles {needed[0]}; free now: {free}")
+        yield group
+    finally:
+        remove_placement_group(group)
+
+
+def _connect(config: Config, needed: Sequence[Resources]) -> None:
+    # Ray would otherwise hide a GPU machine's devices from its zero-GPU actors with a warning for each.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if config.address is None:
+        resources = _embedded(needed)
+        ray.init(
+            address="local",
+            num_cpus=math.ceil(resources["CPU"]),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+        return
+    try:
+        ray.init(address=config.address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"address: expected a running Ray cluster at {config.address}, got: {reason}; start one with ray start --head,"
+            " or leave address out for an embedded Ray"
+        ) from None
+
+
+def _embedded(needed: Sequence[Resources]) -> Resources:
+    return {"CPU": sum(bundle.get("CPU", 0) for bundle in needed), "GPU": torch.cuda.device_count()}

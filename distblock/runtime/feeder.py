@@ -1,0 +1,66 @@
+"""DataWorker: the actor that decodes and augments ahead of stage 0."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ray
+import torch
+
+from distblock.codecs.cast import encode
+from distblock.codecs.payload import Payload
+from distblock.codecs.staging import Staging
+from distblock.config import Config
+from distblock.data.dataset import DataInfo, open_data
+from distblock.messages import Departure, Item
+
+
+class DataWorker:
+    """The actor class; several take the items of the stream in turn.
+
+    Args:
+        run: the run's name.
+        config: its settings.
+        info: what is known of the data.
+        dataset: the user's own data, where it was given in Python.
+    """
+
+    def __init__(self, run: str, config: Config, info: DataInfo, dataset: Callable[..., Any] | None) -> None:
+        torch.set_num_threads(1)
+        self._run = run
+        self._data = open_data(config.data, seed=config.seed, dataset=dataset, info=info)
+        self._staging = Staging(torch.device("cpu"))
+        self._node = ray.util.get_node_ip_address()
+
+    def ready(self) -> str:
+        """The node's address."""
+        return self._node
+
+    def prepare(self, item: Item) -> Iterator[Payload | tuple[Departure, str]]:
+        """The microbatch for stage 0, then what it took and where it lies.
+
+        Raises:
+            DataError: a sample cannot be read; the message names it.
+        """
+        images, labels = self._data.microbatch(item)
+        payload = encode(
+            torch.from_numpy(images),
+            torch.from_numpy(labels),
+            codec="fp32",
+            run=self._run,
+            edge=0,
+            number=item.number,
+            staging=self._staging,
+        )
+        begun_s = time.perf_counter()
+        yield payload
+        departure = Departure(
+            edge=0,
+            payload_bytes=payload.payload_bytes,
+            wire_bytes=payload.wire_bytes,
+            encode_s=0.0,
+            put_s=time.perf_counter() - begun_s,
+        )
+        yield departure, self._node

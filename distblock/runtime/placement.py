@@ -1,0 +1,70 @@
+"""Stages to bundles of a placement group, and whether the cluster can hold them at all.
+
+Ray waits without a word, for ever, for a bundle that no node can hold. What a cluster has is known when we join it:
+what can never fit is an error that says what is missing, before any worker starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from distblock.config import Config
+from distblock.errors import InputError
+
+Resources = dict[str, float]
+
+
+def bundles(config: Config, *, num_workers: int) -> list[Resources]:
+    """What each worker needs, in order, then what each data worker needs: one CPU."""
+    worker = {"CPU": config.resources.cpus_per_worker, "GPU": config.resources.gpus_per_worker}
+    worker = {name: amount for name, amount in worker.items() if amount > 0}
+    return [dict(worker) for _ in range(num_workers)] + [{"CPU": 1.0} for _ in range(config.data.workers)]
+
+
+def check_feasible(needed: Sequence[Resources], nodes: Sequence[Resources], *, strategy: str) -> None:
+    """Compare with what the cluster's nodes have in all, used or not.
+
+    Args:
+        needed: the bundles.
+        nodes: resources of each living node.
+        strategy: the placement group's.
+
+    Raises:
+        InputError: the bundles can never be placed.
+    """
+    for name in ("GPU", "CPU"):
+        wanted = sum(bundle.get(name, 0) for bundle in needed)
+        there = sum(node.get(name, 0) for node in nodes)
+        if wanted > there:
+            raise InputError(
+                f"resources: the run needs {wanted:g} {name}s ({_text(needed)}), but the cluster has {there:g} on"
+                f" {len(nodes)} node(s); set --resources.{name.lower()}s-per-worker or --resources.workers lower"
+            )
+    for bundle in needed:
+        if not any(_fits(bundle, node) for node in nodes):
+            raise InputError(f"resources: no node can hold one worker's {_text([bundle])}; nodes have {_text(nodes)}")
+    if strategy == "STRICT_PACK" and not any(_fits(_total(needed), node) for node in nodes):
+        raise InputError(
+            f"resources.strategy: STRICT_PACK needs one node with {_text([_total(needed)])}; nodes have {_text(nodes)};"
+            " choose PACK"
+        )
+    if strategy == "STRICT_SPREAD" and len(needed) > len(nodes):
+        raise InputError(
+            f"resources.strategy: STRICT_SPREAD needs a node for each of {len(needed)} workers and data workers, but"
+            f" the cluster has {len(nodes)}; choose SPREAD"
+        )
+
+
+def _fits(bundle: Resources, node: Resources) -> bool:
+    return all(amount <= node.get(name, 0) for name, amount in bundle.items())
+
+
+def _total(needed: Sequence[Resources]) -> Resources:
+    names = sorted({name for bundle in needed for name in bundle})
+    return {name: sum(bundle.get(name, 0) for bundle in needed) for name in names}
+
+
+def _text(resources: Sequence[Resources]) -> str:
+    texts = [" + ".join(f"{node[name]:g} {name}" for name in ("CPU", "GPU") if node.get(name)) for node in resources]
+    counts = {text: texts.count(text) for text in texts}
+    return ", ".join(f"{count} x {text or 'nothing'}" for text, count in counts.items())

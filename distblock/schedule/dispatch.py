@@ -1,0 +1,108 @@
+"""Who may begin what, now: the pipeline as a state machine without clock, threads or Ray.
+
+Places stand in a row: place 0 prepares data, place p > 0 is worker p - 1. Edge e leads from place e to place e + 1.
+Every place works on the items of the stream in order. It may begin one as soon as the place before it has finished it
+and the edge behind it has a credit; there is no other rule, and nothing flows back. With three workers this draws
+
+    time       0    1    2    3    4    5
+    data       0    1    2    3
+    worker 0        0    1    2    3
+    worker 1             0    1    2    3
+    worker 2                  0    1    2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from distblock.messages import Item
+from distblock.schedule.credits import Credits, Limit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dispatch:
+    """Leave to begin.
+
+    Attributes:
+        place: who begins.
+        item: the microbatch.
+        backpressure_s: seconds the place stood idle with its input ready, for want of a credit.
+    """
+
+    place: int
+    item: Item
+    backpressure_s: float
+
+
+@dataclass(slots=True)
+class _Place:
+    """One place's state: what it has been given, what it may take next, since when it waits for a credit."""
+
+    arrived: dict[int, Item]
+    next_number: int = 0
+    unfinished: int = 0
+    waiting_since_s: float | None = None
+
+
+class Dispatcher:
+    """The state of a pipeline.
+
+    Args:
+        items: the stream; numbered from 0 without gaps. Taken from only when place 0 may begin the next.
+        limits: of each edge in order, as many as there are workers.
+        size: bytes of an item on an edge: ``size(edge, item)``.
+    """
+
+    def __init__(self, items: Iterator[Item], *, limits: Sequence[Limit], size: Callable[[int, Item], int]) -> None:
+        self._items = items
+        self._size = size
+        self._places = [_Place(arrived={}) for _ in range(len(limits) + 1)]
+        self.edges = [Credits(limit) for limit in limits]
+
+    @property
+    def is_finished(self) -> bool:
+        """Nothing is begun, waiting or left in the stream."""
+        return all(not place.arrived and not place.unfinished for place in self._places)
+
+    def begin(self, now_s: float) -> list[Dispatch]:
+        """Everything that may begin now, the last place first, so that room made downstream is used upstream."""
+        dispatches = []
+        for index in reversed(range(len(self._places))):
+            while (dispatch := self._begin_at(index, now_s)) is not None:
+                dispatches.append(dispatch)
+        return dispatches
+
+    def finish(self, place: int, item: Item) -> None:
+        """A place is done with an item: it moves on, and the credit of the edge before comes back."""
+        self._places[place].unfinished -= 1
+        if place > 0:
+            self.edges[place - 1].give_back(self._size(place - 1, item))
+        if place + 1 < len(self._places):
+            self._places[place + 1].arrived[item.number] = item
+
+    def _begin_at(self, index: int, now_s: float) -> Dispatch | None:
+        place = self._places[index]
+        item = self._next_item(index)
+        if item is None:
+            return None
+        if index < len(self.edges):
+            if not self.edges[index].has_room(self._size(index, item)):
+                if place.unfinished == 0 and place.waiting_since_s is None:
+                    place.waiting_since_s = now_s
+                return None
+            self.edges[index].take(self._size(index, item))
+        waited_s = 0.0 if place.waiting_since_s is None else now_s - place.waiting_since_s
+        place.waiting_since_s = None
+        del place.arrived[place.next_number]
+        place.next_number += 1
+        place.unfinished += 1
+        return Dispatch(place=index, item=item, backpressure_s=waited_s)
+
+    def _next_item(self, index: int) -> Item | None:
+        place = self._places[index]
+        if index == 0 and not place.arrived:
+            item = next(self._items, None)
+            if item is not None:
+                place.arrived[item.number] = item
+        return place.arrived.get(place.next_number)

@@ -1,0 +1,220 @@
+"""BlockTrainer: the one door. Checks everything, runs it, and leaves a run directory behind.
+
+Of Ray it knows only Train's types, so that whoever knows Ray Train is at home.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from ray.train import Checkpoint, Result, RunConfig
+from rich.console import Console
+
+from distblock import local, runs
+from distblock.config import Config, make_config
+from distblock.data.dataset import DataSet, open_data
+from distblock.errors import InputError
+from distblock.learning.blueprint import Blueprint, Build, Problem, draw_blueprint
+from distblock.learning.host import HostSpec
+from distblock.learning.initial import initial_state
+from distblock.report.monitor import Monitor
+from distblock.report.summary import summarize
+from distblock.runs import RunDirectory, State
+from distblock.runtime import driver
+from distblock.schedule.stream import StreamPlan, stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A run that has been checked and not begun."""
+
+    config: Config
+    data: DataSet
+    problem: Problem
+    blueprint: Blueprint
+    plan: StreamPlan
+    initial: State
+
+
+class BlockTrainer:
+    """Trains a network block by block.
+
+    Args:
+        config: the settings, as a `Config` or a nested mapping of its keys.
+        run_config: Ray Train's; ``storage_path`` / ``name`` name the run's directory, ``storage_filesystem`` its place.
+        model: your own network, instead of ``config.model.name``: called with ``(in_channels, image_size,
+            num_classes)``, returns the blocks in order.
+        dataset: your own data, instead of ``config.data.name``; see `distblock.data.open_data`.
+        console: where progress goes; default: standard error.
+
+    Raises:
+        InputError: an unknown key or a value out of range.
+    """
+
+    def __init__(
+        self,
+        config: Config | Mapping[str, Any] | None = None,
+        *,
+        run_config: RunConfig | None = None,
+        model: Build | None = None,
+        dataset: Callable[..., Any] | None = None,
+        console: Console | None = None,
+    ) -> None:
+        given = config if isinstance(config, Config) else make_config(dict(config or {}))
+        self._model = model
+        self._dataset = dataset
+        self._console = console or Console(stderr=True)
+        self.config = resolve(given)
+        self.run_directory = _run_directory(self.config, run_config)
+
+    def fit(self) -> Result:
+        """Train, evaluate, write the run directory.
+
+        Returns:
+            ``metrics`` is summary.json, ``path`` the run directory, ``checkpoint`` the final weights,
+            ``metrics_dataframe`` a row per stage and epoch.
+
+        Raises:
+            InputError: something that was given cannot be used; nothing was started.
+            StageError: a stage failed; the logs so far are in the run directory.
+            WorkerLostError: a worker's process ended; likewise.
+        """
+        prepared = prepare(self.config, model=self._model, dataset=self._dataset)
+        hosts = self._hosts(prepared)
+        job = driver.Job(hosts=hosts, info=prepared.data.info, dataset=self._dataset, initial=prepared.initial)
+        if self.config.executor == "ray":
+            driver.check(job)
+        directory = self.run_directory
+        with Monitor(
+            self.config, run=directory.name, blueprint=prepared.blueprint, plan=prepared.plan, console=self._console
+        ) as monitor:
+            directory.create()
+            directory.write_config(self.config)
+            begun_s = time.monotonic()
+            try:
+                state = self._execute(job, prepared, monitor, begun_s)
+            finally:
+                directory.write_table(runs.METRICS, monitor.metrics_table())
+                directory.write_table(runs.HOPS, monitor.hops_table())
+            summary = summarize(
+                self.config, prepared.blueprint, monitor.account, state, wall_s=time.monotonic() - begun_s
+            )
+        directory.write_checkpoint(state, _manifest(prepared, summary))
+        directory.write_json(runs.SUMMARY, summary)
+        return _result(directory, summary, monitor)
+
+    def _hosts(self, prepared: Prepared) -> tuple[HostSpec, ...]:
+        return tuple(
+            HostSpec(
+                run=self.run_directory.name,
+                config=self.config,
+                problem=prepared.problem,
+                blueprint=prepared.blueprint,
+                stages=stages,
+                steps_per_epoch=prepared.plan.steps_per_epoch,
+                build=self._model,
+            )
+            for stages in prepared.blueprint.hosts
+        )
+
+    def _execute(self, job: driver.Job, prepared: Prepared, monitor: Monitor, begun_s: float) -> State:
+        items = stream(prepared.plan, out_of_time=self._out_of_time(begun_s))
+        if self.config.executor == "local":
+            return local.execute(job.hosts[0], prepared.data, items, monitor, initial=job.initial)
+        return driver.execute(job, items, monitor, note=monitor.note)
+
+    def _out_of_time(self, begun_s: float) -> Callable[[], bool]:
+        limit_s = self.config.regime.max_time_s
+        return lambda: limit_s is not None and time.monotonic() - begun_s >= limit_s
+
+
+def resolve(config: Config) -> Config:
+    """Settings that follow from others: end-to-end training is one stage of all blocks without transport cost."""
+    if config.regime.name != "end-to-end":
+        return config
+    model = config.model.model_copy(update={"stages": 1})
+    objective = config.objective.model_copy(update={"tau": float("inf")})
+    return config.model_copy(update={"model": model, "objective": objective})
+
+
+def prepare(config: Config, *, model: Build | None = None, dataset: Callable[..., Any] | None = None) -> Prepared:
+    """Open the data, draw the blueprint, read the weights to start from: all that can fail before anything starts.
+
+    Raises:
+        InputError: something that was given cannot be used.
+    """
+    data = open_data(config.data, seed=config.seed, dataset=dataset)
+    info = data.info
+    problem = Problem(in_channels=info.channels, image_size=info.image_size, num_classes=info.num_classes)
+    blueprint = draw_blueprint(config, problem, build=model)
+    plan = StreamPlan(
+        num_train=info.num_train,
+        num_validation=info.num_validation,
+        num_test=info.num_test,
+        batch_size=config.data.batch_size,
+        microbatch_size=config.data.train_microbatch,
+        eval_microbatch_size=config.data.eval_microbatch,
+        epochs=config.regime.epochs,
+        evaluate_every=config.regime.evaluate_every,
+    )
+    initial = initial_state(read_initial(config.model.init_from), blueprint) if config.model.init_from else {}
+    return Prepared(config=config, data=data, problem=problem, blueprint=blueprint, plan=plan, initial=initial)
+
+
+def read_initial(location: str) -> dict[str, Any]:
+    """Weights to start from: a run directory's final ones, or a safetensors file with the network's own names.
+
+    Returns:
+        Arrays by name: ``network.<name>`` and ``classifier.<stage>.<name>``.
+
+    Raises:
+        InputError: there is nothing there, or it is damaged.
+    """
+    if location.endswith(".safetensors"):
+        folder, _, name = location.rpartition("/")
+        content = RunDirectory.at(folder or ".").read(name)
+        return {f"network.{key}": array for key, array in runs.load_weights(content, origin=location).items()}
+    return runs.flatten(RunDirectory.at(location).read_state())
+
+
+def _run_directory(config: Config, run_config: RunConfig | None) -> RunDirectory:
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{config.data.name}-{config.model.name}".replace("/", "-").replace(":", "-")
+    if run_config is None or (run_config.storage_path is None and run_config.name is None):
+        return RunDirectory.at(config.run_dir or f"runs/{name}")
+    if config.run_dir is not None:
+        raise InputError(
+            f"run_dir: expected it once, got run_dir={config.run_dir} and RunConfig(storage_path={run_config.storage_path},"
+            f" name={run_config.name}); leave one out"
+        )
+    location = f"{str(run_config.storage_path or 'runs').rstrip('/')}/{run_config.name or name}"
+    if run_config.storage_filesystem is not None:
+        return RunDirectory(run_config.storage_filesystem, location)
+    return RunDirectory.at(location)
+
+
+def _manifest(prepared: Prepared, summary: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "data": asdict(prepared.data.info),
+        "block_names": prepared.blueprint.block_names,
+        "cuts": prepared.blueprint.partition.cuts,
+        "best_stage": summary["best_stage"],
+        "weights_sha256": [stage["weights_sha256"] for stage in summary["stages"]],
+    }
+
+
+def _result(directory: RunDirectory, summary: dict[str, Any], monitor: Monitor) -> Result:
+    """The only place that makes a Result: Ray documents its constructor as private."""
+    checkpoint = Checkpoint(directory.path(runs.FINAL), directory.filesystem)
+    return Result(
+        metrics=summary,
+        checkpoint=checkpoint,
+        error=None,
+        path=directory.root,
+        metrics_dataframe=monitor.metrics_table().to_pandas(),
+        best_checkpoints=[(checkpoint, summary)],
+        _storage_filesystem=directory.filesystem,
+    )

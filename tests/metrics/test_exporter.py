@@ -1,0 +1,152 @@
+"""What a scrape over HTTP returns, read by the client library's own parser, against the account's sums."""
+
+from __future__ import annotations
+
+import threading
+import urllib.request
+
+import pytest
+from prometheus_client import Metric as Family
+from prometheus_client.parser import text_string_to_metric_families
+
+from distblock.errors import InputError
+from distblock.metrics.accounting import Account
+from distblock.metrics.catalogue import CATALOGUE
+from distblock.metrics.exporter import Exporter
+
+
+def scrape(exporter: Exporter) -> dict[str, Family]:
+    """Families by the catalogue's names; the parser leaves the suffix off the names of counters."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{exporter.port}/metrics", timeout=10) as response:
+        text = response.read().decode()
+    families = text_string_to_metric_families(text)
+    return {f"{family.name}_total" if family.type == "counter" else family.name: family for family in families}
+
+
+def value(family: Family, **labels: str) -> float:
+    [sample] = [sample for sample in family.samples if sample.labels == {"run": "a-run", **labels}]
+    return sample.value
+
+
+@pytest.fixture
+def exporter():
+    with Exporter(run="a-run", host="127.0.0.1", port=0) as exporter:
+        yield exporter
+
+
+@pytest.fixture
+def scraped(run, exporter) -> dict[str, Family]:
+    for departure in run.departures:
+        exporter.record_departure(departure, "10.0.0.1")
+    for report in run.reports:
+        exporter.record(report)
+    exporter.record_backpressure(2, 0.25)
+    exporter.record_backpressure(2, 0.5)
+    exporter.set_in_flight(2, 3, 3_000)
+    exporter.set_in_flight(2, 1, 1_000)
+    return scrape(exporter)
+
+
+@pytest.fixture
+def account(run) -> Account:
+    account = Account(num_stages=3)
+    for departure in run.departures:
+        account.record_departure(departure, "10.0.0.1")
+    for report in run.reports:
+        account.record(report)
+    return account
+
+
+def test_all_of_the_catalogue_and_nothing_else_is_served(exporter, scraped):
+    assert {name: family.type for name, family in scraped.items()} == {m.name: m.kind for m in CATALOGUE}
+    for metric in CATALOGUE:
+        family = scraped[metric.name]
+        assert family.documentation == metric.help
+        assert family.samples
+        for sample in family.samples:
+            assert sample.name == metric.name
+            assert tuple(sorted(sample.labels)) == tuple(sorted(metric.labels))
+
+
+def test_before_the_first_report_the_names_are_there(exporter):
+    assert set(scrape(exporter)) == {metric.name for metric in CATALOGUE}
+
+
+def test_stages_have_the_sums_of_the_account(run, scraped, account):
+    for stage in range(3):
+        label = str(stage)
+        totals = account.stage_totals(stage)
+        samples = scraped["distblock_samples_total"]
+        assert value(samples, stage=label, purpose="train") == 3 * 112
+        assert value(samples, stage=label, purpose="evaluate") == 3 * 40 + 20
+        evaluations = sum(item.purpose == "evaluate" for item in run.items)
+        assert value(scraped["distblock_microbatches_total"], stage=label, purpose="evaluate") == evaluations
+        assert value(scraped["distblock_compute_seconds_total"], stage=label) == pytest.approx(totals.compute_s)
+        assert value(scraped["distblock_epoch"], stage=label) == 3
+    idle = {sample.labels["stage"]: sample.value for sample in scraped["distblock_idle_seconds_total"].samples}
+    assert idle == pytest.approx({"0": account.stage_totals(0).idle_s, "2": account.stage_totals(2).idle_s})
+
+
+def test_gauges_show_the_last_pass(run, scraped, account):
+    for part in ("train", "validation", "test"):
+        sums = account.stage_pass(1, 2, part)
+        assert sums is not None
+        assert value(scraped["distblock_loss"], stage="1", part=part) == pytest.approx(sums.loss)
+        assert value(scraped["distblock_accuracy_ratio"], stage="1", part=part) == pytest.approx(sums.accuracy)
+        assert value(scraped["distblock_transport_cost"], stage="1", part=part) == pytest.approx(sums.transport_cost)
+    assert value(scraped["distblock_learning_rate"], stage="1") == account.rows()[-2].lr
+    last = [report for report in run.reports if report.worker == 1][-1]
+    assert value(scraped["distblock_peak_memory_bytes"], stage="2") == last.peak_memory_bytes
+
+
+def test_edges_have_the_sums_of_the_account(scraped, account):
+    for sums in account.edges():
+        edge = sums.name
+        assert value(scraped["distblock_payload_bytes_total"], edge=edge) == sums.payload_bytes
+        assert value(scraped["distblock_wire_bytes_total"], edge=edge) == sums.wire_bytes
+        assert value(scraped["distblock_exposed_seconds_total"], edge=edge) == pytest.approx(sums.exposed_s)
+        for phase in ("encode", "put", "fetch", "decode"):
+            seconds = value(scraped["distblock_hop_seconds_total"], edge=edge, phase=phase)
+            assert seconds == pytest.approx(getattr(sums, f"{phase}_s"))
+    hops = {(s.labels["edge"], s.labels["path"]): s.value for s in scraped["distblock_hops_total"].samples}
+    count = account.edges()[0].hops
+    assert hops == {("data->0", "same_node"): count, ("0->1", "in_process"): count, ("1->2", "cross_node"): count}
+    assert value(scraped["distblock_backpressure_seconds_total"], edge="1->2") == 0.75
+    assert value(scraped["distblock_in_flight_microbatches"], edge="1->2") == 1
+    assert value(scraped["distblock_in_flight_bytes"], edge="1->2") == 1_000
+
+
+def test_scrapes_while_recording_see_whole_reports(run, exporter):
+    """Worker 0 tells of both its stages in one report: a scrape sees both or neither."""
+    done = threading.Event()
+
+    def record() -> None:
+        for _ in range(300):
+            for report in run.reports:
+                exporter.record(report)
+        done.set()
+
+    recorder = threading.Thread(target=record)
+    recorder.start()
+    while not done.is_set():
+        seen = scrape(exporter)
+        samples = {
+            s.labels["stage"]: s.value
+            for s in seen["distblock_samples_total"].samples
+            if s.labels["purpose"] == "train"
+        }
+        assert samples.get("0") == samples.get("1")
+    recorder.join()
+
+
+def test_a_taken_port_is_named(exporter):
+    with pytest.raises(InputError, match=rf"metrics\.port: expected a free port on 127\.0\.0\.1, got {exporter.port} "):
+        Exporter(run="another", host="127.0.0.1", port=exporter.port)
+
+
+def test_a_closed_exporter_frees_its_port():
+    first = Exporter(run="a-run", host="127.0.0.1", port=0)
+    port = first.port
+    first.close()
+    with Exporter(run="a-run", host="127.0.0.1", port=port) as second:
+        assert second.port == port

@@ -1,0 +1,34 @@
+"""Bundles and what can never be placed: pure functions, no cluster."""
+
+from __future__ import annotations
+
+import pytest
+
+from distblock.config import make_config
+from distblock.errors import InputError
+from distblock.runtime.placement import bundles, check_feasible
+
+
+def test_bundles_by_hand():
+    config = make_config({"resources": {"gpus_per_worker": 0.5, "cpus_per_worker": 2}, "data": {"workers": 2}})
+    assert bundles(config, num_workers=2) == [{"CPU": 2, "GPU": 0.5}] * 2 + [{"CPU": 1}] * 2
+
+
+@pytest.mark.parametrize(
+    ("needed", "nodes", "strategy", "message"),
+    [
+        ([{"CPU": 1, "GPU": 1}] * 3, [{"CPU": 8, "GPU": 2}], "PACK", r"needs 3 GPUs .* has 2 on 1 node"),
+        ([{"CPU": 3}] * 2, [{"CPU": 4}], "PACK", "needs 6 CPUs"),
+        ([{"CPU": 3}] * 2, [{"CPU": 2}] * 4, "PACK", "no node can hold one worker's 1 x 3 CPU"),
+        ([{"CPU": 1}] * 4, [{"CPU": 2}] * 2, "STRICT_PACK", "STRICT_PACK needs one node with 1 x 4 CPU"),
+        ([{"CPU": 1}] * 3, [{"CPU": 2}] * 2, "STRICT_SPREAD", "a node for each of 3 .* has 2"),
+    ],
+)
+def test_what_can_never_be_placed(needed: list, nodes: list, strategy: str, message: str):
+    with pytest.raises(InputError, match=message):
+        check_feasible(needed, nodes, strategy=strategy)
+
+
+@pytest.mark.parametrize("strategy", ["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"])
+def test_what_fits(strategy: str):
+    check_feasible([{"CPU": 1, "GPU": 0.5}] * 2, [{"CPU": 4, "GPU": 1}] * 2, strategy=strategy)

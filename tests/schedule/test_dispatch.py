@@ -1,0 +1,131 @@
+"""The pipeline's state machine. Its test is its drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from distblock.messages import Item
+from distblock.schedule.credits import Credits, Limit
+from distblock.schedule.dispatch import Dispatcher
+
+IDLE = -1
+
+
+def items(count: int) -> list[Item]:
+    return [
+        Item(
+            number=number,
+            purpose="train",
+            part="train",
+            epoch=0,
+            index=number,
+            first_sample=number,
+            num_samples=1,
+            batch_samples=1,
+            closes_batch=True,
+            closes_pass=number == count - 1,
+        )
+        for number in range(count)
+    ]
+
+
+def draw(num_items: int, *, limits: Sequence[int], durations: Sequence[int]) -> tuple[list[str], dict[int, float]]:
+    """Simulate: place p takes durations[p] ticks an item, one at a time. A row per place, a column per tick, and the
+    backpressure in ticks of each edge."""
+    dispatcher = Dispatcher(
+        iter(items(num_items)),
+        limits=[Limit(count=count, num_bytes=10**9) for count in limits],
+        size=lambda edge, item: 1,
+    )
+    queues: list[list[Item]] = [[] for _ in durations]
+    busy_until = [IDLE] * len(durations)
+    rows: list[list[str]] = [[] for _ in durations]
+    waited = dict.fromkeys(range(len(limits)), 0.0)
+    tick = 0
+    while not (dispatcher.is_finished and tick > 0):
+        for place, queue in enumerate(queues):  # whoever ends now has ended before anyone begins
+            if queue and busy_until[place] == tick:
+                dispatcher.finish(place, queue.pop(0))
+                busy_until[place] = IDLE
+        for dispatch in dispatcher.begin(tick):
+            queues[dispatch.place].append(dispatch.item)
+            if dispatch.place in waited:
+                waited[dispatch.place] += dispatch.backpressure_s
+        for place, queue in enumerate(queues):
+            if queue and busy_until[place] == IDLE:
+                busy_until[place] = tick + durations[place]
+            rows[place].append(str(queue[0].number) if queue else ".")
+        tick += 1
+    return ["".join(row[:-1]) for row in rows], waited
+
+
+def test_parallel_regime_is_a_staircase():
+    drawing, waited = draw(5, limits=[8, 8, 8], durations=[1, 1, 1, 1])
+    assert drawing == [
+        "01234...",
+        ".01234..",
+        "..01234.",
+        "...01234",
+    ]
+    assert waited == {0: 0, 1: 0, 2: 0}
+
+
+def test_the_slowest_worker_sets_the_pace_and_senders_wait_for_credits():
+    # Edge 1 (worker 0 to worker 1) holds two microbatches: the one being computed and one ahead. Worker 0 computes 0
+    # and 1, then stands idle with 2 until worker 1 ends 0, and so on: one idle tick for each of 2 and 3.
+    drawing, waited = draw(4, limits=[8, 2], durations=[1, 1, 2])
+    assert drawing == [
+        "0123......",
+        ".01.2.3...",
+        "..00112233",
+    ]
+    assert waited == {0: 0, 1: 2}
+
+
+def test_one_credit_takes_turns():
+    drawing, _ = draw(3, limits=[8, 1], durations=[1, 1, 1])
+    assert drawing[1:] == [
+        ".0.1.2.",
+        "..0.1.2",
+    ]
+
+
+def test_one_microbatch_always_passes_and_bytes_bound_the_rest():
+    credits = Credits(Limit(count=4, num_bytes=100))
+    assert credits.has_room(1000)
+    credits.take(60)
+    assert credits.has_room(40)
+    assert not credits.has_room(41)
+    credits.give_back(60)
+    assert credits.has_room(1000)
+
+
+@pytest.mark.parametrize("order", [[1, 0, 2], [2, 1, 0]])
+def test_items_that_arrive_out_of_order_begin_in_order(order: list[int]):
+    # Several data workers finish in any order.
+    dispatcher = Dispatcher(iter(items(3)), limits=[Limit(count=8, num_bytes=100)], size=lambda edge, item: 1)
+    sent = [dispatch.item for dispatch in dispatcher.begin(0.0)]
+    begun = []
+    for number in order:
+        dispatcher.finish(0, sent[number])
+        begun += [dispatch.item.number for dispatch in dispatcher.begin(0.0) if dispatch.place == 1]
+    assert begun == [0, 1, 2]
+
+
+def test_never_more_in_flight_than_the_limit():
+    dispatcher = Dispatcher(
+        iter(items(20)), limits=[Limit(count=3, num_bytes=10), Limit(count=2, num_bytes=10)], size=lambda edge, item: 1
+    )
+    running = dispatcher.begin(0.0)
+    begun = 0
+    while running:
+        assert dispatcher.edges[0].count <= 3
+        assert dispatcher.edges[1].count <= 2
+        dispatch = running.pop()
+        begun += 1
+        dispatcher.finish(dispatch.place, dispatch.item)
+        running += dispatcher.begin(0.0)
+    assert begun == 60
+    assert dispatcher.is_finished
