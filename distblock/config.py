@@ -33,7 +33,7 @@ class DataConfig(Section):
     """Which samples, in which pieces."""
 
     name: str = "digits"
-    """digits, cifar10, cifar100, stl10, mnist, fashion-mnist, svhn, folder, parquet, or your own: package.module:function"""
+    """digits, cifar10, cifar100, stl10, mnist, fashion-mnist, svhn, folder, parquet, or your own: package.module:f"""
     path: str | None = None
     """folder (or, for parquet, folder or any pyarrow.fs URI) that holds the data; not needed for digits"""
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -83,7 +83,7 @@ class ModelConfig(Section):
     classifier: Literal["conv", "linear", "mlp-sr"] = "conv"
     """auxiliary classifier of every stage"""
     initialization: Literal["auto", "orthogonal", "kaiming", "built"] = "auto"
-    """how weights begin; built: as the network's function made them; auto: orthogonal, and built for your own network"""
+    """how weights begin; built: as the network's function made them; auto: built for your own, else orthogonal"""
     gain: PositiveFloat = 0.1
     """gain of the orthogonal initialization"""
     init_from: str | None = None
@@ -140,7 +140,7 @@ class RegimeConfig(Section):
     """Who trains when, and for how long."""
 
     name: Literal["parallel", "end-to-end"] = "parallel"
-    """parallel: every stage by its own loss, all at once; end-to-end: back-propagation through one stage, the baseline"""
+    """parallel: every stage by its own loss, all at once; end-to-end: back-propagation through all blocks"""
     epochs: PositiveInt = 20
     """passes over the training part"""
     evaluate_every: PositiveInt = 1
@@ -229,17 +229,17 @@ def _check_together(config: Config) -> None:
         config.model.cuts is not None or config.model.stages not in ("blocks", 1)
     ):
         raise ValueError(
-            "regime.name: end-to-end trains the whole network as one stage, but model.cuts or model.stages asks for more;"
-            " leave them out"
+            "regime.name: end-to-end trains the whole network as one stage, but model.cuts or model.stages asks for"
+            " more; leave them out"
         )
     if config.address is not None and config.address.startswith("ray://"):
         raise ValueError(
-            f"address: expected host:port of the cluster, got {config.address}; Ray Client moves objects a hundred times"
-            " slower than the object store: run this command on a node of the cluster, with --address auto"
+            f"address: expected host:port of the cluster, got {config.address}; Ray Client moves objects a hundred"
+            " times slower than the object store: run this command on a node of the cluster, with --address auto"
         )
     if config.resources.cpus_per_worker == 0 and config.resources.gpus_per_worker == 0:
         raise ValueError(
-            "resources: expected CPUs or GPUs for a worker, got cpus_per_worker 0 and gpus_per_worker 0; set one of them"
+            "resources: expected CPUs or GPUs for a worker, got cpus_per_worker 0 and gpus_per_worker 0; set one"
         )
     needs_path = config.data.name not in ("digits",) and ":" not in config.data.name
     if needs_path and config.data.path is None:

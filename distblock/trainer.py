@@ -5,8 +5,7 @@ Of Ray it knows only Train's types, so that whoever knows Ray Train is at home.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -21,6 +20,7 @@ from distblock.errors import InputError
 from distblock.learning.blueprint import Blueprint, Build, Problem, draw_blueprint
 from distblock.learning.host import HostSpec
 from distblock.learning.initial import initial_state
+from distblock.messages import Item
 from distblock.report.monitor import Monitor
 from distblock.report.summary import summarize
 from distblock.runs import RunDirectory, State
@@ -94,15 +94,12 @@ class BlockTrainer:
         ) as monitor:
             directory.create()
             directory.write_config(self.config)
-            begun_s = time.monotonic()
             try:
-                state = self._execute(job, prepared, monitor, begun_s)
+                state = self._execute(job, prepared, monitor)
             finally:
                 directory.write_table(runs.METRICS, monitor.metrics_table())
                 directory.write_table(runs.HOPS, monitor.hops_table())
-            summary = summarize(
-                self.config, prepared.blueprint, monitor.account, state, wall_s=time.monotonic() - begun_s
-            )
+            summary = summarize(self.config, prepared.blueprint, monitor.account, state, wall_s=monitor.wall_s)
         directory.write_checkpoint(state, _manifest(prepared, summary))
         directory.write_json(runs.SUMMARY, summary)
         return _result(directory, summary, monitor)
@@ -121,15 +118,17 @@ class BlockTrainer:
             for stages in prepared.blueprint.hosts
         )
 
-    def _execute(self, job: driver.Job, prepared: Prepared, monitor: Monitor, begun_s: float) -> State:
-        items = stream(prepared.plan, out_of_time=self._out_of_time(begun_s))
+    def _execute(self, job: driver.Job, prepared: Prepared, monitor: Monitor) -> State:
+        items = self._items(prepared.plan, monitor)
         if self.config.executor == "local":
             return local.execute(job.hosts[0], prepared.data, items, monitor, initial=job.initial)
         return driver.execute(job, items, monitor, note=monitor.note)
 
-    def _out_of_time(self, begun_s: float) -> Callable[[], bool]:
+    def _items(self, plan: StreamPlan, monitor: Monitor) -> Iterator[Item]:
+        """The stream; time counts from when an executor first asks for one."""
         limit_s = self.config.regime.max_time_s
-        return lambda: limit_s is not None and time.monotonic() - begun_s >= limit_s
+        monitor.begin()
+        yield from stream(plan, out_of_time=lambda: limit_s is not None and monitor.elapsed_s >= limit_s)
 
 
 def resolve(config: Config) -> Config:
@@ -187,8 +186,8 @@ def _run_directory(config: Config, run_config: RunConfig | None) -> RunDirectory
         return RunDirectory.at(config.run_dir or f"runs/{name}")
     if config.run_dir is not None:
         raise InputError(
-            f"run_dir: expected it once, got run_dir={config.run_dir} and RunConfig(storage_path={run_config.storage_path},"
-            f" name={run_config.name}); leave one out"
+            f"run_dir: expected it once, got run_dir={config.run_dir} and"
+            f" RunConfig(storage_path={run_config.storage_path}, name={run_config.name}); leave one out"
         )
     location = f"{str(run_config.storage_path or 'runs').rstrip('/')}/{run_config.name or name}"
     if run_config.storage_filesystem is not None:

@@ -49,7 +49,7 @@ def encode(
 
 
 def decode(payload: Payload, *, staging: Staging) -> tuple[Features, Tensor]:
-    """Features and labels on the stage's device; on a CPU they share the payload's memory unless the codec cast them."""
+    """Features and labels on the stage's device; on a CPU in the payload's memory unless it was cast."""
     tensors = {
         header.key: _decode_tensor(header, array, staging)
         for header, array in zip(payload.header.tensors, payload.arrays, strict=True)

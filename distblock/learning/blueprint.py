@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -147,7 +148,7 @@ def _hosts(config: Config, partition: Partition, costs: Sequence[int]) -> tuple[
         )
     cuts = balance([sum(costs[block] for block in stage) for stage in partition.stages], num_workers)
     bounds = [0, *cuts, num_stages]
-    return tuple(range(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False))
+    return tuple(range(start, stop) for start, stop in pairwise(bounds))
 
 
 def _named_state(blocks: Sequence[Block], classifier: nn.Module) -> dict[str, Tensor]:

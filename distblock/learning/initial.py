@@ -31,8 +31,8 @@ def initial_state(weights: Mapping[str, np.ndarray], blueprint: Blueprint) -> di
     foreign = sorted(name for name in weights if name.startswith("network.") and name not in known)
     if foreign:
         raise InputError(
-            f"model.init_from: {_own(foreign[0])} is not in this network ({len(foreign)} such weights); expected weights"
-            " of the same network; check model.name"
+            f"model.init_from: {_own(foreign[0])} is not in this network ({len(foreign)} such weights); expected"
+            " weights of the same network; check model.name"
         )
     return {stage: _of_stage(stage, shapes, weights) for stage, shapes in enumerate(blueprint.state_shapes)}
 

@@ -7,6 +7,7 @@ and a block's residual is taken where it arises.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -15,7 +16,6 @@ from torch import Tensor, nn
 
 from distblock.codecs.cast import Features, named_tensors
 from distblock.errors import InputError
-from distblock.vision import models
 
 
 @runtime_checkable
@@ -58,7 +58,7 @@ def run_blocks(blocks: Sequence[Block], features: Features) -> tuple[Features, l
 
 
 def main_tensor(features: Features) -> Tensor:
-    """What an auxiliary classifier sees: the tensor itself, a tuple's first, a dict's ``features`` or else its first."""
+    """What an auxiliary classifier sees: the tensor itself, a tuple's first, a dict's ``features`` or first."""
     if isinstance(features, dict) and "features" in features:
         return features["features"]
     return next(iter(named_tensors(features)))[1]
@@ -89,14 +89,16 @@ def check_ownership(blocks: Sequence[Block]) -> None:
 def _run_module(module: nn.Module, features: Features) -> tuple[Features, list[Tensor]]:
     if isinstance(module, HandsOutResiduals):
         return module.forward_with_residuals(features)
-    if isinstance(module, models.resnet.BasicBlock):
-        return _run_hooked(module, module.bn2, features)
-    if isinstance(module, models.resnet.Bottleneck):
-        return _run_hooked(module, module.bn3, features)
+    # Importing torchvision takes seconds; if nobody has, the module is none of its blocks.
+    resnet = sys.modules.get("torchvision.models.resnet")
+    if resnet is not None and isinstance(module, resnet.BasicBlock):
+        return _run_hooked(module, "bn2", features)
+    if resnet is not None and isinstance(module, resnet.Bottleneck):
+        return _run_hooked(module, "bn3", features)
     return module(features), []
 
 
-def _run_hooked(block: nn.Module, last: nn.Module, features: Features) -> tuple[Features, list[Tensor]]:
+def _run_hooked(block: nn.Module, last: str, features: Features) -> tuple[Features, list[Tensor]]:
     """Torchvision's block, its residual taken where its last BatchNorm leaves it.
 
     The block then adds the shortcut to that very tensor in place, so it goes on with a copy.
@@ -107,7 +109,7 @@ def _run_hooked(block: nn.Module, last: nn.Module, features: Features) -> tuple[
         residuals.append(output)
         return output.clone()
 
-    handle = last.register_forward_hook(take)
+    handle = block.get_submodule(last).register_forward_hook(take)
     try:
         return block(features), residuals
     finally:

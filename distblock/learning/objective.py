@@ -71,7 +71,7 @@ def stage_tau(tau: float, *, varying: bool, stage: int, num_stages: int) -> floa
 
 
 def local_loss(cross_entropy: Tensor, cost: Tensor | None, tau: float) -> Tensor:
-    """``cross_entropy + cost / (2 tau)``; without cost, or with tau = inf (greedy learning), the cross-entropy itself."""
+    """``cross_entropy + cost / (2 tau)``; without cost, or with tau = inf (greedy), the cross-entropy alone."""
     if cost is None or math.isinf(tau):
         return cross_entropy
     return cross_entropy + cost / (2 * tau)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -38,7 +39,7 @@ class Partition:
     def stages(self) -> tuple[range, ...]:
         """The blocks of each stage."""
         bounds = (0, *self.cuts, self.num_blocks)
-        return tuple(range(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False))
+        return tuple(range(start, stop) for start, stop in pairwise(bounds))
 
 
 def make_partition(config: ModelConfig, costs: Sequence[int]) -> Partition:
@@ -104,9 +105,7 @@ def count_costs(blocks: Sequence[Block], example: Features) -> list[int]:
 
 def _check_cuts(cuts: Sequence[int], num_blocks: int) -> None:
     if len(cuts) >= num_blocks:
-        raise InputError(
-            f"model.cuts: expected at most {num_blocks - 1} cuts for {num_blocks} blocks, got {len(cuts)}; leave some out"
-        )
+        raise InputError(f"model.cuts: expected at most {num_blocks - 1} cuts for {num_blocks} blocks, got {len(cuts)}")
     if list(cuts) != sorted(set(cuts)):
         raise InputError(f"model.cuts: expected ascending block indices, got {list(cuts)}")
     if cuts and cuts[-1] >= num_blocks:

@@ -68,7 +68,7 @@ class Stage:
         self.blocks = tuple(blocks)
         self.module = nn.ModuleDict({"network": _nest(blocks), "classifier": classifier}).to(device)
         if config.model.channels_last:
-            self.module.to(memory_format=torch.channels_last)
+            self.module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.tau = stage_tau(config.objective.tau, varying=config.objective.varying, stage=index, num_stages=num_stages)
         self._label_smoothing = config.objective.label_smoothing
         self._clip_norm = config.optimizer.clip_norm

@@ -21,6 +21,10 @@ from distblock.schedule.stream import StreamPlan
 class Monitor:
     """An `Observer` that hands on to all that want to know; a context manager.
 
+    Attributes:
+        account: the run's sums so far.
+        wall_s: seconds from the beginning to the last report so far.
+
     Args:
         config: the run's settings.
         run: its name.
@@ -35,7 +39,8 @@ class Monitor:
     def __init__(self, config: Config, *, run: str, blueprint: Blueprint, plan: StreamPlan, console: Console) -> None:
         self.account = Account(num_stages=blueprint.num_stages)
         self._last_stage = blueprint.num_stages - 1
-        self._begun_s = time.monotonic()
+        self._begun_s: float | None = None
+        self.wall_s = 0.0
         self._hops = HopsLog(interval_s=config.metrics.interval_s)
         self._progress = Progress(
             console, num_stages=blueprint.num_stages, epochs=plan.epochs, samples_per_epoch=plan.num_train
@@ -44,6 +49,15 @@ class Monitor:
         if config.metrics.port is not None:
             self._exporter = Exporter(run=run, host=config.metrics.host, port=config.metrics.port)
             self.note(f"metrics: http://{config.metrics.host}:{self._exporter.port}/metrics")
+
+    def begin(self) -> None:
+        """The workers are ready and the first microbatch is on its way: time counts from here."""
+        self._begun_s = time.monotonic()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the beginning; 0 before it."""
+        return 0.0 if self._begun_s is None else time.monotonic() - self._begun_s
 
     def __enter__(self) -> Monitor:
         self._progress.__enter__()
@@ -58,8 +72,9 @@ class Monitor:
 
     def record(self, report: WorkerReport) -> None:
         """A worker is done with a microbatch."""
-        self._hops.advance(self._elapsed_s(), self.account)
+        self._hops.advance(self.elapsed_s, self.account)
         self.account.record(report)
+        self.wall_s = self.elapsed_s
         if self._exporter is not None:
             self._exporter.record(report)
         self._progress.record(report)
@@ -69,14 +84,14 @@ class Monitor:
 
     def record_departure(self, departure: Departure, node: str) -> None:
         """A microbatch of data is ready."""
-        self._hops.advance(self._elapsed_s(), self.account)
+        self._hops.advance(self.elapsed_s, self.account)
         self.account.record_departure(departure, node)
         if self._exporter is not None:
             self._exporter.record_departure(departure, node)
 
     def record_backpressure(self, edge: int, seconds: float) -> None:
         """A sender stood idle for want of a credit."""
-        self._hops.advance(self._elapsed_s(), self.account)
+        self._hops.advance(self.elapsed_s, self.account)
         self.account.record_backpressure(edge, seconds)
         if self._exporter is not None:
             self._exporter.record_backpressure(edge, seconds)
@@ -97,6 +112,3 @@ class Monitor:
     def hops_table(self) -> pa.Table:
         """A row per edge and reporting interval."""
         return self._hops.table(self.account)
-
-    def _elapsed_s(self) -> float:
-        return time.monotonic() - self._begun_s

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from distblock.messages import WorkerReport
 from distblock.metrics.accounting import PassSums, StageRow
-from distblock.report.tables import MISSING, number, percent
+from distblock.report.tables import MISSING, decimal, percent
 
 LOG_INTERVAL_S = 10.0
 """Least seconds between two lines within an epoch, where there is no terminal."""
@@ -150,7 +150,7 @@ class Progress:
             table.add_row(
                 str(stage),
                 str(self._epoch[stage] + 1),
-                number(_loss(sums)),
+                decimal(_loss(sums)),
                 percent(accuracy),
                 percent(self._validation[stage]),
             )

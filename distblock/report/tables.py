@@ -11,6 +11,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from distblock.metrics.accounting import PassSums
+
 MISSING = "-"
 """Shown where a run did not measure something."""
 
@@ -37,7 +39,7 @@ def stages_table(summary: Mapping[str, Any]) -> Table:
             f"{stage['index']} *" if is_best else str(stage["index"]),
             _range(stage["blocks"]),
             count(stage["num_parameters"]),
-            number(stage["train_loss"]),
+            decimal(stage["train_loss"]),
             percent(stage["val_accuracy"]),
             percent(stage["test_accuracy"]),
             number(stage["transport_cost"]),
@@ -63,7 +65,7 @@ def edges_table(summary: Mapping[str, Any]) -> Table:
             "put",
             "fetch",
             "exposed",
-            "back-\npres-\nsure",
+            "back-\npressure",
             "bandwidth",
         ),
     )
@@ -78,13 +80,27 @@ def edges_table(summary: Mapping[str, Any]) -> Table:
             *(duration(edge[key]) for key in seconds),
             f"{size(edge['wire_bytes'] / edge['fetch_s'])}/s" if edge["wire_bytes"] and edge["fetch_s"] else MISSING,
         )
-    table.caption = "sums over the run; exposed: of fetch and decode, while the receiver idled; bandwidth: wire / fetch"
+    table.caption = "sums over the run; exposed: fetch and decode while the receiver idled; bandwidth: wire / fetch"
+    return table
+
+
+def evaluation_table(passes: Sequence[PassSums], *, part: str, best_stage: int) -> Table:
+    """Every stage measured again on a part of the data; the stage that the run chose is marked with a star."""
+    table = _table(f"Stages on the {part} part", left=("stage",), right=("loss", "accuracy", "transport\ncost"))
+    for stage, sums in enumerate(passes):
+        name = f"{stage} *" if stage == best_stage else str(stage)
+        table.add_row(name, decimal(sums.loss), percent(sums.accuracy), number(sums.transport_cost))
     return table
 
 
 def number(value: float | None) -> str:
     """Three significant digits: ``0.0123``, ``1.23``."""
     return MISSING if value is None else f"{value:#.3g}"
+
+
+def decimal(value: float | None) -> str:
+    """Three decimals: ``0.012``, ``1.235``."""
+    return MISSING if value is None else f"{value:.3f}"
 
 
 def percent(ratio: float | None) -> str:
@@ -128,7 +144,7 @@ def _path(edge: Mapping[str, Any]) -> str:
 def _table(title: str, *, left: Sequence[str], right: Sequence[str]) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for name in left:
-        table.add_column(name, overflow="ellipsis", no_wrap=True, max_width=18)
+        table.add_column(name, overflow="fold", max_width=18)
     for name in right:
         table.add_column(name, justify="right", no_wrap=True)
     return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -71,16 +72,16 @@ def _connect(config: Config, needed: Sequence[Resources]) -> None:
             num_cpus=math.ceil(resources["CPU"]),
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
         )
         return
     try:
-        ray.init(address=config.address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"address: expected a running Ray cluster at {config.address}, got: {reason}; start one with ray start --head,"
-            " or leave address out for an embedded Ray"
+            f"address: expected a running Ray cluster at {config.address}, got: {reason}; start one with"
+            " ray start --head, or leave address out for an embedded Ray"
         ) from None
 
 

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import ray
 from ray import ObjectRef
-from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -32,6 +31,9 @@ from distblock.runtime.placement import bundles
 from distblock.runtime.worker import StageWorker
 from distblock.schedule.credits import Limit
 from distblock.schedule.dispatch import Dispatch, Dispatcher
+
+Actor = Any
+"""A handle; Ray finds its methods by name, which no type checker can follow."""
 
 State = dict[int, dict[str, np.ndarray]]
 """Weights and buffers, by stage, then by name."""
@@ -98,10 +100,10 @@ def _bundles(job: Job) -> list[dict[str, float]]:
 
 
 @contextmanager
-def _actors(job: Job, group: PlacementGroup) -> Iterator[tuple[list[ActorHandle], list[ActorHandle]]]:
+def _actors(job: Job, group: PlacementGroup) -> Iterator[tuple[list[Actor], list[Actor]]]:
     """Workers and data workers, built and ready; none is left when the block ends."""
     config = job.hosts[0].config
-    actors: list[ActorHandle] = []
+    actors: list[Actor] = []
     try:
         # Calls that fetch or put wait in threads of their own: as many as may be in flight, and one for other calls.
         threads = config.data.prefetch * config.data.workers + config.channel.max_in_flight + 1
@@ -133,7 +135,7 @@ def _options(group: PlacementGroup, bundle: int, *, cpus: float, gpus: float) ->
     return {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": strategy}
 
 
-def _await_ready(job: Job, index: int, actor: ActorHandle) -> None:
+def _await_ready(job: Job, index: int, actor: Actor) -> None:
     try:
         ray.get(actor.ready.remote())
     except RayTaskError as error:
@@ -157,8 +159,8 @@ class _Run:
     def __init__(
         self,
         job: Job,
-        workers: list[ActorHandle],
-        feeders: list[ActorHandle],
+        workers: list[Actor],
+        feeders: list[Actor],
         items: Iterator[Item],
         observer: Observer,
     ) -> None:

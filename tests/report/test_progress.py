@@ -185,4 +185,4 @@ def test_a_terminal_shows_a_line_for_each_stage(file, clock):
     assert "8%" in last[0]  # 150 of 2,000 samples
     stages = [line.split() for line in last[2:14]]
     assert [line[0] for line in stages] == ["0", "5", "10", "14", "19", "24", "29", "34", "39", "43", "48", "53"]
-    assert stages[0][1:] == ["1", "1.23", "50.0", "%", "77.7", "%"]
+    assert stages[0][1:] == ["1", "1.234", "50.0", "%", "77.7", "%"]

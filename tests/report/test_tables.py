@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from distblock.report.tables import count, duration, edges_table, number, percent, size, stages_table
+from distblock.report.tables import count, decimal, duration, edges_table, number, percent, size, stages_table
 
 
 def rendered(table: Table, *, width: int = 100) -> list[str]:
@@ -99,9 +99,30 @@ def test_within_a_process_there_is_no_bandwidth():
     assert within.split()[-1] == "-"
 
 
+WIDEST = {
+    "best_stage": 53,
+    "stages": [
+        stage(
+            53,
+            blocks=["layer1.0", "layer4.2"],
+            train_loss=12.3456,
+            val_accuracy=1.0,
+            transport_cost=0.00123456,
+            idle_s=9_876.5,
+            compute_s=9_876.5,
+        )
+    ],
+    "data_edge": edge("data->0", transport="in process"),
+    "edges": [
+        edge("52->53", hops=123_456, encode_s=0.123, put_s=0.456, fetch_s=0.234, exposed_s=0.345, wire_bytes=12_345_678)
+    ],
+}
+
+
 @pytest.mark.parametrize("table", [stages_table, edges_table])
-def test_tables_fit_100_columns_uncut(table):
-    narrow, wide = rendered(table(SUMMARY)), rendered(table(SUMMARY), width=300)
+@pytest.mark.parametrize("summary", [SUMMARY, WIDEST])
+def test_tables_fit_100_columns_uncut(table, summary):
+    narrow, wide = rendered(table(summary)), rendered(table(summary), width=300)
     assert max(map(len, narrow)) <= 100
     assert "…" not in "".join(narrow)
     assert [line.split() for line in narrow] == [line.split() for line in wide]
@@ -127,6 +148,8 @@ def test_tables_fit_100_columns_uncut(table):
         (number(0.0123456), "0.0123"),
         (number(2), "2.00"),
         (number(None), "-"),
+        (decimal(1.23456), "1.235"),
+        (decimal(None), "-"),
         (percent(0.8125), "81.2 %"),
         (percent(None), "-"),
     ],

@@ -24,11 +24,13 @@ def test_bundles_by_hand():
         ([{"CPU": 1}] * 3, [{"CPU": 2}] * 2, "STRICT_SPREAD", "a node for each of 3 .* has 2"),
     ],
 )
-def test_what_can_never_be_placed(needed: list, nodes: list, strategy: str, message: str):
+def test_what_can_never_be_placed(
+    needed: list[dict[str, float]], nodes: list[dict[str, float]], strategy: str, message: str
+):
     with pytest.raises(InputError, match=message):
         check_feasible(needed, nodes, strategy=strategy)
 
 
 @pytest.mark.parametrize("strategy", ["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"])
 def test_what_fits(strategy: str):
-    check_feasible([{"CPU": 1, "GPU": 0.5}] * 2, [{"CPU": 4, "GPU": 1}] * 2, strategy=strategy)
+    check_feasible([{"CPU": 1.0, "GPU": 0.5}] * 2, [{"CPU": 4.0, "GPU": 1.0}] * 2, strategy=strategy)

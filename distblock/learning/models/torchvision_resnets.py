@@ -8,7 +8,6 @@ from __future__ import annotations
 from torch import nn
 
 from distblock.learning.network import Block
-from distblock.vision import models
 
 NAMES = (
     "resnet18",
@@ -26,6 +25,8 @@ NAMES = (
 
 def build_blocks(name: str, in_channels: int) -> list[Block]:
     """The blocks of a network; its stem belongs to the first."""
+    from distblock.vision import models  # takes seconds: only for those who need it
+
     network = getattr(models, name)(weights=None)
     if in_channels != 3:
         network.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
