@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+import ray
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +17,21 @@ def cifar10() -> Path:
     if not (folder / "train.parquet").exists():
         pytest.skip(f"no CIFAR-10 at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_cifar10(cifar10: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the first 500 training and 100 test images of CIFAR-10, in row groups of 200."""
+    folder = tmp_path_factory.mktemp("small-cifar10")
+    for part, count in (("train", 500), ("test", 100)):
+        table = pq.ParquetFile(cifar10 / f"{part}.parquet").read_row_group(0).slice(0, count)
+        pq.write_table(table, folder / f"{part}.parquet", row_group_size=200)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_ray() -> Iterator[None]:
+    """One Ray for many runs: starting an embedded one takes longer than most of them."""
+    ray.init(address="local", num_cpus=16, include_dashboard=False, log_to_driver=False, logging_level="ERROR")  # pyright: ignore
+    yield
+    ray.shutdown()

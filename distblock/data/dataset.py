@@ -297,7 +297,7 @@ def _to_tensor(image: Image.Image | Tensor, channels: int) -> Tensor:
     if isinstance(image, Tensor):
         return image
     converted = image.convert("L" if channels == 1 else "RGB")
-    array = np.asarray(converted)
+    array = np.array(converted)
     return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
 
 
