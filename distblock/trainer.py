@@ -84,8 +84,7 @@ class BlockTrainer:
             WorkerLostError: a worker's process ended; likewise.
         """
         prepared = prepare(self.config, model=self._model, dataset=self._dataset)
-        hosts = self._hosts(prepared)
-        job = driver.Job(hosts=hosts, info=prepared.data.info, dataset=self._dataset, initial=prepared.initial)
+        job = make_job(prepared, run=self.run_directory.name, model=self._model, dataset=self._dataset)
         if self.config.executor == "ray":
             driver.check(job)
         directory = self.run_directory
@@ -103,20 +102,6 @@ class BlockTrainer:
         directory.write_checkpoint(state, _manifest(prepared, summary))
         directory.write_json(runs.SUMMARY, summary)
         return _result(directory, summary, monitor)
-
-    def _hosts(self, prepared: Prepared) -> tuple[HostSpec, ...]:
-        return tuple(
-            HostSpec(
-                run=self.run_directory.name,
-                config=self.config,
-                problem=prepared.problem,
-                blueprint=prepared.blueprint,
-                stages=stages,
-                steps_per_epoch=prepared.plan.steps_per_epoch,
-                build=self._model,
-            )
-            for stages in prepared.blueprint.hosts
-        )
 
     def _execute(self, job: driver.Job, prepared: Prepared, monitor: Monitor) -> State:
         items = self._items(prepared.plan, monitor)
@@ -162,6 +147,31 @@ def prepare(config: Config, *, model: Build | None = None, dataset: Callable[...
     )
     initial = initial_state(read_initial(config.model.init_from), blueprint) if config.model.init_from else {}
     return Prepared(config=config, data=data, problem=problem, blueprint=blueprint, plan=plan, initial=initial)
+
+
+def make_job(
+    prepared: Prepared, *, run: str, model: Build | None = None, dataset: Callable[..., Any] | None = None
+) -> driver.Job:
+    """What the executors need to know of a run that has been checked.
+
+    Args:
+        prepared: the run.
+        run: its name.
+        model, dataset: the user's own, where they were given in Python.
+    """
+    hosts = tuple(
+        HostSpec(
+            run=run,
+            config=prepared.config,
+            problem=prepared.problem,
+            blueprint=prepared.blueprint,
+            stages=stages,
+            steps_per_epoch=prepared.plan.steps_per_epoch,
+            build=model,
+        )
+        for stages in prepared.blueprint.hosts
+    )
+    return driver.Job(hosts=hosts, info=prepared.data.info, dataset=dataset, initial=prepared.initial)
 
 
 def read_initial(location: str) -> dict[str, Any]:

@@ -1,0 +1,178 @@
+"""How close the pipeline comes to its bound.
+
+The bound is what the slowest worker's own computing allows: samples over the seconds it computed, taken twice, in the
+pipeline's run itself and with that worker's stages alone on the machine. What is missing to the first is waiting:
+fetching, dispatching, credits. What is missing to the second is also what the workers take from each other: caches,
+memory bandwidth, and the cores that the driver and the data worker use.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import platform
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from distblock.config import make_config
+from distblock.learning.host import Host, HostSpec
+from distblock.messages import Departure, Item, WorkerReport
+from distblock.runtime import driver
+from distblock.schedule.stream import stream
+from distblock.trainer import Prepared, make_job, prepare
+
+WARM_UP = 4
+"""First microbatches that do not count: the pipeline fills, kernels are chosen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Samples per second of the pipeline against its bound."""
+
+    data_path: Annotated[str, tyro.conf.arg(help="folder with CIFAR-10 as train.parquet and test.parquet")]
+    model: str = "resnet20"
+    """network"""
+    workers: int = 2
+    """workers, a stage each"""
+    batch_size: int = 128
+    """samples a microbatch"""
+    microbatches: int = 40
+    """microbatches a round that count"""
+    rounds: int = 5
+    """rounds; medians are printed"""
+    augment: bool = False
+    """crop and flip"""
+    output: str | None = None
+    """write the figures as JSON here"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """Samples per second of one round.
+
+    Attributes:
+        pipeline: of the workers together, from the end of the warm-up to the end of the last microbatch.
+        bound: of the slowest worker's own computing, in that run.
+        bound_alone: of the slowest worker's stages with nobody beside it.
+    """
+
+    pipeline: float
+    bound: float
+    bound_alone: float
+
+
+@dataclass
+class _Reports:
+    """Keeps every worker report."""
+
+    reports: list[WorkerReport] = field(default_factory=list)
+
+    def record(self, report: WorkerReport) -> None:
+        self.reports.append(report)
+
+    def record_departure(self, departure: Departure, node: str) -> None:
+        pass
+
+    def record_backpressure(self, edge: int, seconds: float) -> None:
+        pass
+
+    def set_in_flight(self, edge: int, count: int, num_bytes: int) -> None:
+        pass
+
+
+def main(arguments: Sequence[str]) -> None:
+    """``distblock bench pipeline --data-path DIR``."""
+    options = tyro.cli(Options, args=list(arguments), prog="distblock bench pipeline")
+    rounds = measure(options)
+    Console().print(_table(options, rounds))
+    if options.output is not None:
+        content = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
+        figures = [asdict(each) for each in rounds]
+        Path(options.output).write_text(
+            json.dumps({**content, "options": asdict(options), "rounds": figures}, indent=2)
+        )
+
+
+def measure(options: Options) -> list[Round]:
+    """All rounds: in each the workers together, then each worker's stages alone."""
+    prepared = _prepare(options)
+    job = make_job(prepared, run="bench")
+    rounds = []
+    for _ in range(options.rounds):
+        reports = _Reports()
+        driver.execute(job, _items(options, prepared), reports, note=print)
+        alone = [_alone(spec, options, prepared) for spec in job.hosts]
+        rounds.append(_round(reports.reports, len(job.hosts), alone))
+    return rounds
+
+
+def _prepare(options: Options) -> Prepared:
+    config = make_config(
+        {
+            "data": {
+                "name": "parquet",
+                "path": options.data_path,
+                "batch_size": options.batch_size,
+                "augment": ["crop", "flip"] if options.augment else [],
+            },
+            "model": {"name": options.model, "stages": options.workers},
+        }
+    )
+    return prepare(config)
+
+
+def _items(options: Options, prepared: Prepared) -> Iterator[Item]:
+    return itertools.islice(stream(prepared.plan), options.microbatches + WARM_UP)
+
+
+def _round(reports: Sequence[WorkerReport], num_workers: int, alone: Sequence[float]) -> Round:
+    by_worker = [[report for report in reports if report.worker == worker] for worker in range(num_workers)]
+    counted = [worker_reports[WARM_UP:] for worker_reports in by_worker]
+    samples = sum(report.item.num_samples for report in counted[-1])
+    seconds = counted[-1][-1].finished_s - by_worker[-1][WARM_UP - 1].finished_s
+    computing = [sum(report.finished_s - report.started_s for report in worker) for worker in counted]
+    return Round(pipeline=samples / seconds, bound=samples / max(computing), bound_alone=min(alone))
+
+
+def _alone(spec: HostSpec, options: Options, prepared: Prepared) -> float:
+    """Samples per second of one worker's stages in this process, with nobody beside it."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(spec.config.resources.threads_per_worker)
+    try:
+        host = Host(spec, clock=time.perf_counter)
+        shape = spec.blueprint.entering[spec.stages.start][0]
+        features = torch.randn(options.batch_size, *shape, generator=torch.Generator().manual_seed(0))
+        labels = torch.arange(options.batch_size) % spec.problem.num_classes
+        samples, seconds = 0, 0.0
+        for position, item in enumerate(_items(options, prepared)):
+            begun_s = time.perf_counter()
+            host.work(item, features[: item.num_samples], labels[: item.num_samples])
+            if position >= WARM_UP:
+                samples += item.num_samples
+                seconds += time.perf_counter() - begun_s
+        return samples / seconds
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def _table(options: Options, rounds: Sequence[Round]) -> Table:
+    table = Table(
+        title=f"{options.model}, {options.workers} workers, batch {options.batch_size}, {options.microbatches} microbatches"
+    )
+    for heading in ("", "samples/s", "pipeline / it, median", "min", "max"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    table.add_row("pipeline", f"{statistics.median(each.pipeline for each in rounds):.0f}", "", "", "")
+    for name, key in (("bound, in the same run", "bound"), ("bound, worker alone", "bound_alone")):
+        ratios = [each.pipeline / getattr(each, key) for each in rounds]
+        middle = statistics.median(getattr(each, key) for each in rounds)
+        table.add_row(name, f"{middle:.0f}", *(f"{f(ratios):.3f}" for f in (statistics.median, min, max)))
+    return table
