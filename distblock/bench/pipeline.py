@@ -12,7 +12,6 @@ import itertools
 import json
 import platform
 import statistics
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,13 +23,14 @@ from rich.console import Console
 from rich.table import Table
 
 from distblock.config import make_config
-from distblock.learning.host import Host, HostSpec
+from distblock.learning.host import HostSpec
 from distblock.messages import Departure, Item, WorkerReport
 from distblock.runtime import driver
+from distblock.runtime.probe import run_alone
 from distblock.schedule.stream import stream
 from distblock.trainer import Prepared, make_job, prepare
 
-WARM_UP = 4
+WARM_UP = 8
 """First microbatches that do not count: the pipeline fills, kernels are chosen."""
 
 
@@ -60,7 +60,8 @@ class Round:
     """Samples per second of one round.
 
     Attributes:
-        pipeline: of the workers together, from the end of the warm-up to the end of the last microbatch.
+        pipeline: of the workers together, from the end of the warm-up to the end of the last microbatch, at the
+            slowest worker.
         bound: of the slowest worker's own computing, in that run.
         bound_alone: of the slowest worker's stages with nobody beside it.
     """
@@ -136,37 +137,24 @@ def _items(options: Options, prepared: Prepared) -> Iterator[Item]:
 
 def _round(reports: Sequence[WorkerReport], num_workers: int, alone: Sequence[float]) -> Round:
     by_worker = [[report for report in reports if report.worker == worker] for worker in range(num_workers)]
-    counted = [worker_reports[WARM_UP:] for worker_reports in by_worker]
-    samples = sum(report.item.num_samples for report in counted[-1])
-    seconds = counted[-1][-1].finished_s - by_worker[-1][WARM_UP - 1].finished_s
-    computing = [sum(report.finished_s - report.started_s for report in worker) for worker in counted]
+    computing = [sum(r.finished_s - r.started_s for r in worker[WARM_UP:]) for worker in by_worker]
+    # The slowest worker sets the pace; seen from there, the pipeline's filling and draining fall outside the window.
+    slowest = by_worker[computing.index(max(computing))]
+    samples = sum(report.item.num_samples for report in slowest[WARM_UP:])
+    seconds = slowest[-1].finished_s - slowest[WARM_UP - 1].finished_s
     return Round(pipeline=samples / seconds, bound=samples / max(computing), bound_alone=min(alone))
 
 
 def _alone(spec: HostSpec, options: Options, prepared: Prepared) -> float:
-    """Samples per second of one worker's stages in this process, with nobody beside it."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(spec.config.resources.threads_per_worker)
-    try:
-        host = Host(spec, clock=time.perf_counter)
-        shape = spec.blueprint.entering[spec.stages.start][0]
-        features = torch.randn(options.batch_size, *shape, generator=torch.Generator().manual_seed(0))
-        labels = torch.arange(options.batch_size) % spec.problem.num_classes
-        samples, seconds = 0, 0.0
-        for position, item in enumerate(_items(options, prepared)):
-            begun_s = time.perf_counter()
-            host.work(item, features[: item.num_samples], labels[: item.num_samples])
-            if position >= WARM_UP:
-                samples += item.num_samples
-                seconds += time.perf_counter() - begun_s
-        return samples / seconds
-    finally:
-        torch.set_num_threads(num_threads)
+    """Samples per second of one worker's own computing with no other worker beside it."""
+    counted = run_alone(spec, list(_items(options, prepared)))[WARM_UP:]
+    samples = sum(report.item.num_samples for report in counted)
+    return samples / sum(report.finished_s - report.started_s for report in counted)
 
 
 def _table(options: Options, rounds: Sequence[Round]) -> Table:
     table = Table(
-        title=f"{options.model}, {options.workers} workers, batch {options.batch_size}, {options.microbatches} microbatches"
+        title=f"{options.model}, {options.workers} workers, batch {options.batch_size}, {options.rounds} rounds"
     )
     for heading in ("", "samples/s", "pipeline / it, median", "min", "max"):
         table.add_column(heading, justify="left" if not heading else "right")

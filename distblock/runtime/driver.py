@@ -35,6 +35,14 @@ from distblock.schedule.dispatch import Dispatch, Dispatcher
 Actor = Any
 """A handle; Ray finds its methods by name, which no type checker can follow."""
 
+KEEP_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+}
+"""Settings of glibc for workers. It would hand a step's large tensors back to the kernel and fault every page in again
+at the next step, the more so in threads other than the first: a tenth of a ResNet-20's time on a CPU."""
+
 State = dict[int, dict[str, np.ndarray]]
 """Weights and buffers, by stage, then by name."""
 
@@ -105,14 +113,8 @@ def _actors(job: Job, group: PlacementGroup) -> Iterator[tuple[list[Actor], list
     config = job.hosts[0].config
     actors: list[Actor] = []
     try:
-        # Calls that fetch or put wait in threads of their own: as many as may be in flight, and one for other calls.
-        threads = config.data.prefetch * config.data.workers + config.channel.max_in_flight + 1
         for index, spec in enumerate(job.hosts):
-            options = _options(
-                group, index, cpus=config.resources.cpus_per_worker, gpus=config.resources.gpus_per_worker
-            )
-            actor = ray.remote(StageWorker).options(**options, max_concurrency=threads)
-            actors.append(actor.remote(spec, index))
+            actors.append(start_worker(spec, index, group, bundle=index))
         for index in range(config.data.workers):
             options = _options(group, len(job.hosts) + index, cpus=1.0, gpus=0.0)
             actors.append(
@@ -128,6 +130,16 @@ def _actors(job: Job, group: PlacementGroup) -> Iterator[tuple[list[Actor], list
     finally:
         for actor in actors:
             ray.kill(actor)
+
+
+def start_worker(spec: HostSpec, index: int, group: PlacementGroup, *, bundle: int) -> Actor:
+    """A StageWorker in a bundle of the group, not yet ready."""
+    config = spec.config
+    # Calls that fetch or put wait in threads of their own: as many as may be in flight, and one for other calls.
+    threads = config.data.prefetch * config.data.workers + config.channel.max_in_flight + 1
+    options = _options(group, bundle, cpus=config.resources.cpus_per_worker, gpus=config.resources.gpus_per_worker)
+    worker = ray.remote(StageWorker).options(**options, max_concurrency=threads, runtime_env={"env_vars": KEEP_MEMORY})
+    return worker.remote(spec, index)
 
 
 def _options(group: PlacementGroup, bundle: int, *, cpus: float, gpus: float) -> dict[str, Any]:

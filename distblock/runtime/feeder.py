@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,6 +30,7 @@ class DataWorker:
 
     def __init__(self, run: str, config: Config, info: DataInfo, dataset: Callable[..., Any] | None) -> None:
         torch.set_num_threads(1)
+        os.nice(10)  # it works ahead; where cores are short, a stage's computing goes first
         self._run = run
         self._data = open_data(config.data, seed=config.seed, dataset=dataset, info=info)
         self._staging = Staging(torch.device("cpu"))

@@ -9,6 +9,7 @@ outlive this process.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -66,6 +67,8 @@ class StageWorker:
         self._epoch_s = time.time() - self._clock()
         num_threads = spec.config.resources.threads_per_worker
         torch.set_num_threads(num_threads)
+        # Between two kernels the computing thread needs the interpreter; it would wait up to 5 ms for a fetching one.
+        sys.setswitchinterval(0.0005)
         self._computing = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(num_threads,))
         self._host = Host(spec, clock=self._clock)
         self._staging = Staging(spec.device)

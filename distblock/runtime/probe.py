@@ -1,0 +1,58 @@
+"""One worker by itself, fed from memory: what its own computing allows."""
+
+from __future__ import annotations
+
+import ray
+import torch
+
+from distblock.codecs.cast import encode
+from distblock.codecs.staging import Staging
+from distblock.learning.host import HostSpec
+from distblock.messages import Item, WorkerReport
+from distblock.runtime.cluster import joined, placed
+from distblock.runtime.driver import start_worker
+from distblock.runtime.placement import bundles
+
+AHEAD = 2
+"""Microbatches that the worker is given beyond the one it computes."""
+
+
+def run_alone(spec: HostSpec, items: list[Item]) -> list[WorkerReport]:
+    """Pass random features through one worker's stages, with no other worker on the machine.
+
+    Args:
+        spec: what the worker hosts.
+        items: training microbatches, numbered from 0.
+
+    Returns:
+        A report per microbatch.
+    """
+    needed = bundles(spec.config, num_workers=1)[:1]
+    with joined(spec.config, needed), placed(needed, strategy="PACK", note=print) as group:
+        worker = start_worker(spec, 0, group, bundle=0)
+        try:
+            ray.get(worker.ready.remote())
+            reports, pending = [], []
+            for item in items:
+                payload = ray.put(_payload(spec, item))
+                pending.append(worker.hop.options(num_returns=2).remote(item, [payload])[1])
+                if len(pending) > AHEAD:
+                    reports.append(ray.get(pending.pop(0)))
+            return [*reports, *ray.get(pending)]
+        finally:
+            ray.kill(worker)
+
+
+def _payload(spec: HostSpec, item: Item) -> object:
+    generator = torch.Generator().manual_seed(item.number)
+    shapes = spec.blueprint.entering[spec.stages.start]
+    tensors = tuple(torch.randn(item.num_samples, *shape, generator=generator) for shape in shapes)
+    return encode(
+        tensors[0] if len(tensors) == 1 else tensors,
+        torch.randint(spec.problem.num_classes, (item.num_samples,), generator=generator),
+        codec="fp32",
+        run=spec.run,
+        edge=spec.stages.start,
+        number=item.number,
+        staging=Staging(torch.device("cpu")),
+    )
