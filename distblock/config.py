@@ -98,7 +98,7 @@ class ObjectiveConfig(Section):
     tau: Annotated[float, Field(gt=0)] = 1.0
     """step size of the minimizing movement: the transport cost weighs 1/(2 tau); inf: plain greedy learning"""
     varying: bool = False
-    """tau/2 in the first half of the stages"""
+    """tau/2 in the first half of the stages (the middle one of an odd number belongs to the second)"""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """label smoothing of the training loss"""
 

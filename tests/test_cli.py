@@ -155,7 +155,7 @@ def test_the_run_directory(trained: tuple[Command, subprocess.CompletedProcess[s
         values = {"0->1": 16 * 8 * 8, "1->2": 32 * 4 * 4}[edge["name"]]
         assert edge["payload_bytes"] == samples * values * 4
         assert edge["wire_bytes"] == samples * (values * 2 + 8)
-        assert edge["hops"] == 4 * (20 + 2) + 5
+        assert edge["hops"] == 4 * (21 + 3) + 6
     assert sorted(path.name for path in (run / "checkpoints" / "final").iterdir()) == [
         "manifest.json",
         "stage-000.safetensors",

@@ -1,1 +1,1 @@
-"""What is trained: blocks, classifiers, stages and their local loss. Torch only: no Ray, no clock, no files."""
+"""The network, its stages and their local losses: torch only, no Ray, no clock, no files."""

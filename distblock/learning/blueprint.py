@@ -6,7 +6,7 @@ the stage, the block and the shapes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,13 +17,9 @@ from distblock.codecs.cast import Features, named_tensors
 from distblock.config import Config
 from distblock.errors import InputError
 from distblock.learning.auxiliary import build_classifier
-from distblock.learning.models import build_network
+from distblock.learning.models import Build, build_network
 from distblock.learning.network import Block, check_ownership, main_tensor
-from distblock.learning.partition import Partition, balance, count_costs, make_partition
-from distblock.learning.trial import check_shapes
-
-Build = Callable[[int, int, int], Sequence[nn.Module]]
-"""The user's own network: ``build(in_channels, image_size, num_classes)`` returns its blocks in order."""
+from distblock.learning.partition import Partition, balance, check_shapes, count_costs, make_partition
 
 LABEL_BYTES = 8
 SAMPLES = 2
@@ -89,7 +85,7 @@ def draw_blueprint(config: Config, problem: Problem, *, build: Build | None = No
     blocks = network(config, problem, build)
     check_ownership(blocks)
     example = torch.zeros(SAMPLES, problem.in_channels, problem.image_size, problem.image_size)
-    leaving = check_shapes(blocks, example, stage_of=lambda block: _stage_of(config, block))
+    leaving = check_shapes(blocks, example, partition=_known_partition(config, len(blocks)))
     costs = count_costs(blocks, example)
     partition = make_partition(config.model, costs)
     entering = [example, *(leaving[cut - 1] for cut in partition.cuts)]
@@ -128,11 +124,11 @@ def classifier_of(config: Config, problem: Problem, sample_shape: tuple[int, ...
     return build_classifier(config.model.classifier, example, num_classes=problem.num_classes)
 
 
-def _stage_of(config: Config, block: int) -> int | None:
-    """A block's stage, where it does not follow from counted costs."""
-    if config.model.cuts is not None:
-        return sum(cut <= block for cut in config.model.cuts)
-    return {"blocks": block, 1: 0}.get(config.model.stages)
+def _known_partition(config: Config, num_blocks: int) -> Partition | None:
+    """The partition, where it does not follow from counted costs."""
+    if config.model.cuts is None and config.model.stages not in ("blocks", 1):
+        return None
+    return make_partition(config.model, [1] * num_blocks)
 
 
 def _hosts(config: Config, partition: Partition, costs: Sequence[int]) -> tuple[range, ...]:

@@ -1,4 +1,4 @@
-"""How weights begin, each module from its own seed, so that it does not matter who builds what beside it."""
+"""How weights begin: as the paper's scripts have it, reproducibly, whoever builds the module."""
 
 from __future__ import annotations
 
@@ -7,32 +7,45 @@ from typing import Literal
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 Initialization = Literal["orthogonal", "kaiming", "built"]
 
 
 def initialize(module: nn.Module, how: Initialization, *, gain: float, seed: int) -> None:
-    """Set weights of convolutions, linear layers and normalizations in place.
+    """Set the weights of every convolution, linear layer and normalization in a module, in place.
+
+    - ``orthogonal``: orthogonal matrices times ``gain`` (Saxe et al. 2014, arXiv:1312.6120; the paper's scripts).
+    - ``kaiming``: normal of standard deviation ``sqrt(2 / fan_in)`` (He et al. 2015, arXiv:1502.01852); no gain.
+    - ``built``: as the module's constructor left them; nothing is touched.
+
+    In the first two, biases are 0 and normalizations begin with weight 1, bias 0. Parameters that belong to none of
+    these layers (a class token, say) stay as built.
 
     Args:
-        module: what to initialize, with all it contains.
-        how: ``orthogonal`` (Saxe et al. 2014) with ``gain``; ``kaiming`` (He et al. 2015, normal, fan out, ReLU);
-            ``built``: as they are. Biases become 0, normalizations 1 and 0.
-        gain: of the orthogonal matrices.
-        seed: of this module alone.
+        module: with its submodules, on the CPU.
+        how: see above.
+        gain: factor of the orthogonal matrices, above 0.
+        seed: fixes what is drawn; torch's global generator is left as it was.
     """
     if how == "built":
         return
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for part in module.modules():
-            if isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
-                if how == "orthogonal":
-                    nn.init.orthogonal_(part.weight, gain=gain)
-                else:
-                    nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
-                if part.bias is not None:
-                    nn.init.zeros_(part.bias)
-            elif isinstance(part, (_BatchNorm, nn.GroupNorm, nn.LayerNorm)) and part.weight is not None:
-                nn.init.ones_(part.weight)
-                nn.init.zeros_(part.bias)
+        for layer in module.modules():
+            _initialize_layer(layer, how, gain)
+
+
+def _initialize_layer(layer: nn.Module, how: Initialization, gain: float) -> None:
+    if isinstance(layer, _ConvNd | nn.Linear):
+        if how == "orthogonal":
+            nn.init.orthogonal_(layer.weight, gain)
+        else:
+            nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    elif isinstance(layer, _BatchNorm | nn.LayerNorm | nn.GroupNorm):
+        if layer.weight is not None:
+            nn.init.ones_(layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)

@@ -1,116 +1,130 @@
-"""A network as a flat list of blocks, and what a block hands out.
+"""A network as a flat list of blocks, each of which also hands out its residuals.
 
-Networks nest their blocks in layers, and a library's residual block keeps its residual to itself. Here a network is a
-list; every entry knows its modules by their own dotted names, so weights keep the network's keys however it is cut;
-and a block's residual is taken where it arises.
+A residual block computes ``shortcut(x) + r(x)`` and shows only the sum; the transport cost needs r. A module of ours
+(or a user's) hands r out by a method of its own. torchvision's blocks have none, so r is taken where their last
+BatchNorm leaves it, by a hook that lives for one call; weights keep the network's own names.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from itertools import chain
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from distblock.codecs.cast import Features, named_tensors
+from distblock.codecs.cast import Features
 from distblock.errors import InputError
+
+__all__ = ["Block", "Features", "HandsOutResiduals", "check_ownership", "main_tensor", "run_blocks"]
 
 
 @runtime_checkable
 class HandsOutResiduals(Protocol):
-    """A module that takes part in the transport cost."""
+    """A module that tells its residuals; one with several residual branches (a Transformer block) tells several."""
 
-    def forward_with_residuals(self, features: Features) -> tuple[Features, list[Tensor]]:
-        """The output, and the output of each residual branch before its shortcut is added."""
+    def forward_with_residuals(self, features: Any, /) -> tuple[Any, list[Tensor]]:
+        """What ``forward`` returns, and each branch's output from before its shortcut was added, in forward order."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """One entry of a network's list.
+    """One entry of a network's flat list.
 
     Attributes:
-        name: its name in the network, e.g. ``layer1.0``.
-        modules: modules applied in order, each with its dotted name in the network. A stem belongs to the first block.
+        name: the residual block's name in the network, e.g. ``"layer1.0"``.
+        modules: dotted name in the network and module, applied in order; the first block of a ResNet has the stem in
+            front: ``conv1``, ``bn1``, ``relu``, ``maxpool``, ``layer1.0``.
     """
 
     name: str
     modules: tuple[tuple[str, nn.Module], ...]
 
     def run(self, features: Features) -> tuple[Features, list[Tensor]]:
-        """The block's output, and the residuals it hands out."""
+        """The block's output and its residuals ``r_m``; no residuals where no module of it hands any out."""
         residuals: list[Tensor] = []
         for _, module in self.modules:
-            features, own = _run_module(module, features)
-            residuals += own
+            features, handed_out = _run_module(module, features)
+            residuals += handed_out
         return features, residuals
 
 
 def run_blocks(blocks: Sequence[Block], features: Features) -> tuple[Features, list[Tensor]]:
-    """Blocks one after the other; the last output, and all residuals in order."""
+    """The last block's output, and the residuals of all blocks in forward order."""
     residuals: list[Tensor] = []
     for block in blocks:
-        features, own = block.run(features)
-        residuals += own
+        features, handed_out = block.run(features)
+        residuals += handed_out
     return features, residuals
 
 
 def main_tensor(features: Features) -> Tensor:
-    """What an auxiliary classifier sees: the tensor itself, a tuple's first, a dict's ``features`` or first."""
-    if isinstance(features, dict) and "features" in features:
-        return features["features"]
-    return next(iter(named_tensors(features)))[1]
+    """What the auxiliary classifier sees: the tensor, a tuple's first, a dict's ``features`` or else its first."""
+    if isinstance(features, Tensor):
+        return features
+    if isinstance(features, dict):
+        return features["features"] if "features" in features else next(iter(features.values()))
+    return features[0]
 
 
 def check_ownership(blocks: Sequence[Block]) -> None:
-    """Every parameter and buffer lies in exactly one block.
+    """See that every weight and buffer lies in one block alone: two workers cannot train the same weight.
 
     Raises:
-        InputError: two blocks share one; it names the tensor and both blocks.
+        InputError: one lies in two; it names the weight and both blocks.
     """
-    owners: dict[int, str] = {}
-    for block in blocks:
-        tensors = {
-            id(tensor): f"{name}.{key}"
-            for name, module in block.modules
-            for key, tensor in [*module.named_parameters(), *module.named_buffers()]
-        }
-        for identity, tensor_name in tensors.items():
-            if identity in owners:
-                raise InputError(
-                    f"model: {tensor_name} lies in block {owners[identity]} and in block {block.name}; every parameter"
-                    " must lie in exactly one block: give each its own"
-                )
-            owners[identity] = block.name
+    owners: dict[int, tuple[int, Block]] = {}
+    for index, block in enumerate(blocks):
+        for name, module in block.modules:
+            for key, tensor in chain(module.named_parameters(), module.named_buffers()):
+                owner, owning_block = owners.setdefault(id(tensor), (index, block))
+                if owner != index:
+                    raise InputError(
+                        f"weight {name}.{key}: expected in one block alone, found in block {owner}"
+                        f" ({owning_block.name}) and in block {index} ({block.name});"
+                        " give each its own copy or join the two"
+                    )
 
 
 def _run_module(module: nn.Module, features: Features) -> tuple[Features, list[Tensor]]:
     if isinstance(module, HandsOutResiduals):
         return module.forward_with_residuals(features)
-    # Importing torchvision takes seconds; if nobody has, the module is none of its blocks.
+    if type(module) is nn.Sequential:
+        return run_blocks(
+            [Block(name=name, modules=((name, child),)) for name, child in module.named_children()], features
+        )
+    # Importing torchvision takes seconds; while nobody has, the module is none of its blocks.
     resnet = sys.modules.get("torchvision.models.resnet")
-    if resnet is not None and isinstance(module, resnet.BasicBlock):
-        return _run_hooked(module, "bn2", features)
     if resnet is not None and isinstance(module, resnet.Bottleneck):
-        return _run_hooked(module, "bn3", features)
+        return _run_watched(module, "bn3", features)
+    if resnet is not None and isinstance(module, resnet.BasicBlock):
+        return _run_watched(module, "bn2", features)
     return module(features), []
 
 
-def _run_hooked(block: nn.Module, last: str, features: Features) -> tuple[Features, list[Tensor]]:
-    """Torchvision's block, its residual taken where its last BatchNorm leaves it.
+def _run_watched(module: nn.Module, last_of_branch: str, features: Features) -> tuple[Features, list[Tensor]]:
+    with _outputs(module.get_submodule(last_of_branch)) as residuals:
+        return module(features), residuals
 
-    The block then adds the shortcut to that very tensor in place, so it goes on with a copy.
+
+@contextmanager
+def _outputs(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect what a module puts out.
+
+    torchvision goes on with ``out += identity`` in place on that very tensor, so it is given a clone.
     """
-    residuals: list[Tensor] = []
+    collected: list[Tensor] = []
 
-    def take(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-        residuals.append(output)
+    def keep(_module: nn.Module, _arguments: Any, output: Tensor) -> Tensor:
+        collected.append(output)
         return output.clone()
 
-    handle = block.get_submodule(last).register_forward_hook(take)
+    handle = module.register_forward_hook(keep)
     try:
-        return block(features), residuals
+        yield collected
     finally:
         handle.remove()

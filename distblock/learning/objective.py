@@ -1,9 +1,9 @@
-"""The local loss: cross-entropy of a stage's auxiliary classifier, and how far the stage moves its input.
+"""The local loss: cross-entropy of the stage's own classifier, and what it costs to move the features.
 
-Trained greedily, an early stage throws away what a later one needs. Charging it for the distance it moves its input
-keeps the information; the charge weighs 1/(2 tau).
+A stage trained greedily keeps only what its own classifier needs; later stages then have nothing to work with. The
+transport cost makes it move its input as little as the classifier allows.
 
-Source: Karkar et al. 2022, arXiv:2210.00949, and the authors' scripts, which settle the mean over features.
+Source: Karkar et al. 2022, arXiv:2210.00949.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from distblock.codecs.cast import Features
-from distblock.learning.network import main_tensor
+from distblock.learning.network import Features, main_tensor
 
 
 def transport_cost(residuals: Sequence[Tensor]) -> Tensor:
@@ -25,10 +24,10 @@ def transport_cost(residuals: Sequence[Tensor]) -> Tensor:
     from destroying information that a later one needs.
 
     Args:
-        residuals: ``r_m(x_m)`` of each block in forward order, each ``(N, C_m, H_m, W_m)`` or of any other shape.
+        residuals: ``r_m(x_m)`` of each block in forward order, each ``(N, ...)``.
 
     Returns:
-        Scalar float32 (float64 for float64), differentiable: mean over samples and features, sum over blocks.
+        Scalar, differentiable: mean over samples and features, sum over blocks; at least in fp32.
 
     Raises:
         ValueError: there are no residuals.
@@ -39,7 +38,7 @@ def transport_cost(residuals: Sequence[Tensor]) -> Tensor:
     Source: Karkar et al. 2022, arXiv:2210.00949.
     """
     if not residuals:
-        raise ValueError("expected the residual of at least one block, got none")
+        raise ValueError("transport_cost: expected the residuals of at least one block, got none")
     return torch.stack([_mean_square(residual) for residual in residuals]).sum()
 
 
@@ -47,37 +46,37 @@ def stage_transport_cost(entering: Features, leaving: Features, residuals: Seque
     """The transport cost of a stage, residual or not.
 
     Args:
-        entering: what enters the stage.
-        leaving: what leaves it.
-        residuals: what its blocks hand out.
+        entering: what enters the stage, z.
+        leaving: what leaves it, T(z).
+        residuals: what its blocks handed out, if any did.
 
     Returns:
-        `transport_cost` where there are residuals; else ``mean((T(z) - z)^2)`` of the main tensors where their shapes
-        agree (as for VGG in the scripts); else None.
+        The sum over residuals; without any, ``mean((T(z) - z)^2)`` where the shapes agree; else None.
     """
     if residuals:
         return transport_cost(residuals)
     before, after = main_tensor(entering), main_tensor(leaving)
-    if before.shape != after.shape or not before.is_floating_point():
+    if before.shape != after.shape:
         return None
-    return _mean_square(after - before)
+    return transport_cost([after - before])
 
 
 def stage_tau(tau: float, *, varying: bool, stage: int, num_stages: int) -> float:
-    """A stage's tau; varying: half of it in the first half of the stages (the middle one of an odd number included)."""
-    if varying and 2 * stage < num_stages:
-        return tau / 2
-    return tau
+    """Tau of one stage: all alike, or (``varying``) half of it in the first half of the stages.
+
+    The middle one of an odd number of stages, and so a single stage, belongs to the second half.
+    """
+    return tau / 2 if varying and stage < num_stages // 2 else tau
 
 
 def local_loss(cross_entropy: Tensor, cost: Tensor | None, tau: float) -> Tensor:
-    """``cross_entropy + cost / (2 tau)``; without cost, or with tau = inf (greedy), the cross-entropy alone."""
+    """``cross_entropy + cost / (2 tau)``; without a cost, or with infinite tau, the cross-entropy itself."""
+    # 0 * cost would be the same number, but its gradients are NaN where the cost overflows.
     if cost is None or math.isinf(tau):
         return cross_entropy
     return cross_entropy + cost / (2 * tau)
 
 
 def _mean_square(tensor: Tensor) -> Tensor:
-    # A mean of bf16 squares would lose the small ones.
-    wide = tensor if tensor.dtype == torch.float64 else tensor.float()
-    return wide.square().mean()
+    # Under autocast residuals are bf16, whose eight bits are too few for a mean over a million squares.
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32)).square().mean()

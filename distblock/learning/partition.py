@@ -1,21 +1,21 @@
-"""Blocks to stages.
+"""Blocks to stages, by cost and never by a stopwatch, and the trial run that finds misfits before anything starts.
 
-Cuts follow from counted work, never from a stopwatch, so that the same settings give the same stages everywhere.
+A stage that costs most sets the pace of the whole pipeline, so a balanced partition makes the largest cost as small as
+can be. Costs are counted operations: equal on every machine, so that equal settings give equal stages everywhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
-import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from distblock.codecs.cast import Features
 from distblock.config import ModelConfig
 from distblock.errors import InputError
-from distblock.learning.network import Block
+from distblock.learning.network import Block, Features
+from distblock.learning.trial import trial, try_block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Partition:
     """Where a network is cut.
 
     Attributes:
-        cuts: index of each stage's first block, from the second stage on.
+        cuts: index of each stage's first block, from the second stage on; ascending.
         num_blocks: blocks of the network.
     """
 
@@ -41,74 +41,132 @@ class Partition:
         bounds = (0, *self.cuts, self.num_blocks)
         return tuple(range(start, stop) for start, stop in pairwise(bounds))
 
+    def stage_of(self, block: int) -> int:
+        """The stage that a block belongs to."""
+        return sum(cut <= block for cut in self.cuts)
+
 
 def make_partition(config: ModelConfig, costs: Sequence[int]) -> Partition:
-    """Cut as the settings say: explicit cuts, a number of stages balanced by cost, or a block a stage.
+    """The partition that ``config.stages`` or ``config.cuts`` asks for.
 
     Args:
-        config: ``cuts`` and ``stages``.
-        costs: of each block, counted.
+        config: ``stages``: one block each, or a number, balanced; or else explicit ``cuts``.
+        costs: of each block, as `count_costs` gives them.
 
     Raises:
-        InputError: the cuts, or the number of stages, do not fit the number of blocks.
+        InputError: there are fewer blocks than stages, or the cuts do not ascend within the network.
     """
     num_blocks = len(costs)
     if config.cuts is not None:
-        _check_cuts(config.cuts, num_blocks)
-        return Partition(cuts=config.cuts, num_blocks=num_blocks)
+        return Partition(cuts=_checked(config.cuts, num_blocks), num_blocks=num_blocks)
     if config.stages == "blocks":
         return Partition(cuts=tuple(range(1, num_blocks)), num_blocks=num_blocks)
     if config.stages > num_blocks:
         raise InputError(
-            f"model.stages: expected at most one stage a block, got {config.stages} stages for {num_blocks} blocks of"
-            f" {config.name}; set --model.stages {num_blocks} or less"
+            f"model.stages: expected at most one stage a block, got {config.stages} stages for a network of"
+            f" {num_blocks} blocks; set --model.stages {num_blocks} or choose a deeper network"
         )
     return Partition(cuts=balance(costs, config.stages), num_blocks=num_blocks)
 
 
+def _checked(cuts: tuple[int, ...], num_blocks: int) -> tuple[int, ...]:
+    if any(later <= earlier for earlier, later in pairwise(cuts)):
+        raise InputError(f"model.cuts: expected ascending numbers, got {list(cuts)}; sort them and drop repeated ones")
+    if cuts and cuts[-1] >= num_blocks:
+        raise InputError(
+            f"model.cuts: expected numbers from 1 to {num_blocks - 1}, since the network has {num_blocks} blocks, got"
+            f" {cuts[-1]}; lower or drop it"
+        )
+    return cuts
+
+
 def balance(costs: Sequence[int], num_parts: int) -> tuple[int, ...]:
-    """Cut a row of costs into non-empty parts so that the largest part is as small as can be.
+    """Cut a sequence into runs so that the largest summed cost is as small as can be.
+
+    Of several such ways, the one with the earliest first cut, then the earliest second, and so on.
 
     Args:
         costs: at least ``num_parts`` of them.
-        num_parts: how many parts.
+        num_parts: runs, none of them empty.
 
     Returns:
-        The index of each part's first element, from the second part on. Among equals, the earliest cuts.
+        Index of the first element of each run, from the second run on.
     """
-    sums = [0]
-    for cost in costs:
-        sums.append(sums[-1] + cost)
-    # best[i]: the smallest largest part of the elements from i on, in the number of parts of the round, and its cuts.
-    best: dict[int, tuple[int, tuple[int, ...]]] = {start: (sums[-1] - sums[start], ()) for start in range(len(costs))}
-    for parts in range(2, num_parts + 1):
-        best = {
-            start: min(
-                (max(sums[cut] - sums[start], best[cut][0]), (cut, *best[cut][1]))
-                for cut in range(start + 1, len(costs) - parts + 2)
-            )
-            for start in range(len(costs) - parts + 1)
-        }
-    return best[0][1]
+    sums = [0, *accumulate(costs)]
+    smallest = _smallest_largest(sums, num_parts)
+    limit = smallest[num_parts][0]
+    cuts: list[int] = []
+    start = 0
+    for parts_left in range(num_parts - 1, 0, -1):
+        start = next(
+            cut
+            for cut in range(start + 1, len(costs))
+            if max(sums[cut] - sums[start], smallest[parts_left][cut]) <= limit
+        )
+        cuts.append(start)
+    return tuple(cuts)
+
+
+def _smallest_largest(sums: Sequence[int], num_parts: int) -> list[list[float]]:
+    """``[p][i]``: smallest possible largest cost of elements i.. cut into p runs; infinite where there are too few.
+
+    Args:
+        sums: ``sums[i]`` is the cost of the first i elements.
+        num_parts: largest p.
+    """
+    count = len(sums) - 1
+    table: list[list[float]] = [[float("inf")] * count + [0.0]]
+    for parts in range(1, num_parts + 1):
+        rest = table[parts - 1]
+        row = [
+            min((max(sums[cut] - sums[start], rest[cut]) for cut in range(start + 1, count + 1)), default=float("inf"))
+            for start in range(count + 1)
+        ]
+        table.append(row)
+    return table
 
 
 def count_costs(blocks: Sequence[Block], example: Features) -> list[int]:
-    """Floating-point operations of each block's forward pass on the example, at least 1; the same on every machine."""
+    """Floating-point operations of each block's forward pass on an example, at least 1 each.
+
+    Counted by torch's FlopCounterMode, so the same on every machine.
+
+    Args:
+        blocks: in forward order, on the CPU.
+        example: what enters the first; two samples will do.
+    """
     costs = []
-    with torch.no_grad():
+    features = example
+    with trial(blocks):
         for block in blocks:
             with FlopCounterMode(display=False) as counter:
-                example, _ = block.run(example)
+                features, _ = block.run(features)
             costs.append(max(1, counter.get_total_flops()))
     return costs
 
 
-def _check_cuts(cuts: Sequence[int], num_blocks: int) -> None:
-    if len(cuts) >= num_blocks:
-        raise InputError(f"model.cuts: expected at most {num_blocks - 1} cuts for {num_blocks} blocks, got {len(cuts)}")
-    if list(cuts) != sorted(set(cuts)):
-        raise InputError(f"model.cuts: expected ascending block indices, got {list(cuts)}")
-    if cuts and cuts[-1] >= num_blocks:
-        raise InputError(
-            f"model.cuts: expected block indices from 1 to {num_blocks - 1} ({num_blocks} blocks), got {cuts[-1]}"
-        )
+def check_shapes(blocks: Sequence[Block], example: Features, *, partition: Partition | None = None) -> list[Features]:
+    """Run an example through the blocks in training mode, one after the other.
+
+    Weights, statistics and modes are afterwards as they were before.
+
+    Args:
+        blocks: in forward order, on the CPU.
+        example: what enters the first; two samples will do.
+        partition: where the network is cut, if errors are to name the stage too.
+
+    Returns:
+        What leaves each block.
+
+    Raises:
+        InputError: a block fails on what it receives, writes to it in place, or puts out something else than tensors of
+            as many samples; it names the stage, the block, what was expected and what was received.
+    """
+    outputs = []
+    features = example
+    with trial(blocks):
+        for index, block in enumerate(blocks):
+            stage = "" if partition is None else f"stage {partition.stage_of(index)}, "
+            features = try_block(block, f"{stage}block {index} ({block.name})", features)
+            outputs.append(features)
+    return outputs

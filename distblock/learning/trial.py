@@ -1,111 +1,147 @@
-"""A trial run of a network on two samples, before anything starts.
+"""A trial run on a few samples, before any worker starts.
 
-A kernel that gets the wrong shape names itself; whoever wrote the network knows it by stages and blocks. So each block
-is tried by itself, and the innermost module that failed tells what it expected.
+Left to itself, a misfit shows minutes after the start, in a message of torch's that names a kernel. Here the block is
+named, the layer inside it that failed, what that layer expects and what it received.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
-from distblock.codecs.cast import Features, named_tensors
+from distblock.codecs.cast import named_tensors
 from distblock.errors import InputError
-from distblock.learning.network import Block
+from distblock.learning.network import Block, Features
+
+Calls = list[tuple[nn.Module, Any]]
+"""Modules being run, outermost first, each with its first argument."""
 
 
-def check_shapes(
-    blocks: Sequence[Block], example: Features, *, stage_of: Callable[[int], int | None] = lambda _: None
-) -> list[Features]:
-    """Run blocks one after the other in training mode, without gradients.
+@contextmanager
+def trial(blocks: Sequence[Block]) -> Iterator[None]:
+    """Training mode without gradients; modes, buffers and the random generator are put back afterwards."""
+    modules = nn.ModuleList(module for block in blocks for _, module in block.modules)
+    modes = [(module, module.training) for module in modules.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in modules.buffers()]
+    modules.train()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for buffer, saved in buffers:
+            buffer.copy_(saved)
+
+
+def try_block(block: Block, where: str, features: Features) -> Features:
+    """Run a block, within a `trial`, and see that it does what a block has to.
 
     Args:
-        blocks: the network; its running statistics change.
-        example: a few samples of what enters the first.
-        stage_of: a block's stage, where it is known, for the message.
+        block: the block.
+        where: how errors name it.
+        features: what enters it.
 
     Returns:
-        Each block's output.
+        What leaves it.
 
     Raises:
-        InputError: a block fails on what it receives, gives something else than floating-point tensors of as many
-            samples, or writes to its input.
+        InputError: it fails, writes to its input, or puts out something else than tensors of as many samples.
     """
-    outputs: list[Features] = []
-    with torch.no_grad():
-        for index, block in enumerate(blocks):
-            stage = stage_of(index)
-            where = f"block {index} ({block.name})" if stage is None else f"stage {stage}, block {index} ({block.name})"
-            example = _try(block, example, where)
-            outputs.append(example)
-    return outputs
-
-
-def _try(block: Block, features: Features, where: str) -> Features:
-    running = _Running()
-    versions = [tensor._version for _, tensor in named_tensors(features)]
-    handles = [
-        part.register_forward_pre_hook(running.enter) for _, module in block.modules for part in module.modules()
-    ]
-    try:
-        leaving, _ = block.run(features)
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"model: {where}: {running.expectation()}received {_shapes(features)}: {reason}") from None
-    finally:
-        for handle in handles:
-            handle.remove()
-    if [tensor._version for _, tensor in named_tensors(features)] != versions:
-        raise InputError(f"model: {where} writes to its input in place; make its first operation out of place")
-    _check_output(leaving, features, where)
+    before = _versions(features)
+    with _running([module for _, module in block.modules]) as calls:
+        try:
+            leaving, _ = block.run(features)
+        except Exception as error:
+            raise InputError(f"{where}: {_describe_failure(calls, error, features)}") from error
+    if _versions(features) != before:
+        raise InputError(
+            f"{where}: expected not to write to its input, but it does, in place; the stage before still needs it: make"
+            " the operation out of place (inplace=False, x = x + y instead of x += y)"
+        )
+    _check_output(leaving, where, num_samples=len(next(iter(named_tensors(features)))[1]))
     return leaving
 
 
-class _Running:
-    """The innermost module that began last, and what it received."""
-
-    def __init__(self) -> None:
-        self._module: nn.Module | None = None
-        self._received: Any = None
-
-    def enter(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """A forward pre-hook."""
-        self._module = module
-        self._received = inputs[0] if inputs else None
-
-    def expectation(self) -> str:
-        """What the module expected, if it says so in its attributes."""
-        features = next((n for n in ("in_channels", "in_features", "num_features") if hasattr(self._module, n)), None)
-        if features is None or not isinstance(self._received, Tensor):
-            return ""
-        wanted = getattr(self._module, features)
-        got = tuple(self._received.shape)
-        kind = type(self._module).__name__
-        return f"{kind} expected shape {_pattern(kind, wanted)}, got {got}; the block "
+def _check_output(leaving: Any, where: str, *, num_samples: int) -> None:
+    parts = leaving.values() if isinstance(leaving, dict) else leaving if isinstance(leaving, tuple) else [leaving]
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    if not tensors or len(tensors) < len(parts):
+        raise InputError(
+            f"{where}: expected a tensor, or a tuple or dictionary of tensors, to leave it, got {_shapes(leaving)};"
+            " change what its forward returns"
+        )
+    if any(tensor.shape[:1] != (num_samples,) for tensor in tensors):
+        raise InputError(
+            f"{where}: expected {num_samples} samples along the first dimension to leave it, as entered it, got"
+            f" {_shapes(leaving)}; keep samples along the first dimension"
+        )
 
 
-def _pattern(kind: str, wanted: int) -> str:
-    if kind == "Linear":
-        return f"(N, ..., {wanted})"
-    return f"(N, {wanted}, H, W)" if kind.endswith("2d") else f"(N, {wanted}, ...)"
+@contextmanager
+def _running(modules: Sequence[nn.Module]) -> Iterator[Calls]:
+    """Follow which modules, submodules too, are being run; after an exception, the last one raised it."""
+    calls: Calls = []
+
+    def enter(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        calls.append((module, arguments[0] if arguments else None))
+
+    def leave(_module: nn.Module, _arguments: Any, _output: Any) -> None:
+        calls.pop()
+
+    handles = []
+    for submodule in {each for module in modules for each in module.modules()}:
+        handles.append(submodule.register_forward_pre_hook(enter))
+        handles.append(submodule.register_forward_hook(leave))
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
-def _check_output(leaving: Any, entering: Features, where: str) -> None:
-    num_samples = len(next(iter(named_tensors(entering)))[1])
-    tensors = leaving.values() if isinstance(leaving, dict) else leaving if isinstance(leaving, tuple) else [leaving]
-    for tensor in tensors:
-        if not isinstance(tensor, Tensor):
-            raise InputError(
-                f"model: {where}: expected a tensor, or a tuple or dict of tensors, got {type(leaving).__name__}"
-            )
-        if tensor.ndim == 0 or len(tensor) != num_samples or tensor.numel() == 0:
-            raise InputError(
-                f"model: {where}: expected {num_samples} samples and no empty side, got shape {tuple(tensor.shape)}"
-            )
+def _describe_failure(calls: Calls, error: Exception, features: Features) -> str:
+    """One line: what the failing module expects, what it received, and torch's message.
+
+    Args:
+        calls: what ran when it failed.
+        error: the exception.
+        features: what entered the block; named where the block failed outside of any module.
+    """
+    message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if not calls:
+        return f"received {_shapes(features)}: {message}"
+    module, received = calls[-1]
+    return f"{_expectation(module)}, received {_shapes(received)}: {message}"
 
 
-def _shapes(features: Features) -> str:
-    return ", ".join(str(tuple(tensor.shape)) for _, tensor in named_tensors(features))
+def _shapes(features: Any) -> str:
+    """Shape of a tensor, or of each tensor of a tuple or dictionary."""
+    if isinstance(features, Tensor):
+        return str(tuple(features.shape))
+    if isinstance(features, dict):
+        return "{" + ", ".join(f"{key}: {_shapes(value)}" for key, value in features.items()) + "}"
+    if isinstance(features, tuple):
+        return "[" + ", ".join(_shapes(value) for value in features) + "]"
+    return type(features).__name__
+
+
+def _expectation(module: nn.Module) -> str:
+    layer = f"{type(module).__name__}({module.extra_repr()})"
+    if isinstance(module, _ConvNd):
+        return f"expects C={module.in_channels} input channels ({layer})"
+    if isinstance(module, nn.Linear):
+        return f"expects a last dimension of {module.in_features} ({layer})"
+    if isinstance(module, _BatchNorm):
+        return f"expects C={module.num_features} channels ({layer})"
+    return f"failed in {layer}"
+
+
+def _versions(features: Features) -> list[int]:
+    return [tensor._version for _, tensor in named_tensors(features)]
