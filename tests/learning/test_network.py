@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from by_hand import basic_by_hand, bottleneck_by_hand
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm, conv2d, relu
 
@@ -23,33 +24,6 @@ def block_of(*modules: nn.Module) -> Block:
 def run(module: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
     leaving, residuals = block_of(module).run(x)
     return main_tensor(leaving), residuals
-
-
-def normalize(features: Tensor, layer: nn.BatchNorm2d) -> Tensor:
-    """BatchNorm in training mode, written out."""
-    mean = features.mean(dim=(0, 2, 3), keepdim=True)
-    variance = features.var(dim=(0, 2, 3), unbiased=False, keepdim=True)
-    scaled = (features - mean) / torch.sqrt(variance + layer.eps)
-    return scaled * layer.weight[:, None, None] + layer.bias[:, None, None]
-
-
-def basic_by_hand(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    hidden = relu(normalize(conv2d(x, block.conv1.weight, stride=block.stride, padding=1), block.bn1))
-    residual = normalize(conv2d(hidden, block.conv2.weight, padding=1), block.bn2)
-    return relu(shortcut_by_hand(block, x) + residual), residual
-
-
-def bottleneck_by_hand(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    hidden = relu(normalize(conv2d(x, block.conv1.weight), block.bn1))
-    hidden = relu(normalize(conv2d(hidden, block.conv2.weight, stride=block.stride, padding=1), block.bn2))
-    residual = normalize(conv2d(hidden, block.conv3.weight), block.bn3)
-    return relu(shortcut_by_hand(block, x) + residual), residual
-
-
-def shortcut_by_hand(block: Any, x: Tensor) -> Tensor:
-    if block.downsample is None:
-        return x
-    return normalize(conv2d(x, block.downsample[0].weight, stride=block.stride), block.downsample[1])
 
 
 def downsampling(in_channels: int, channels: int) -> nn.Sequential:
