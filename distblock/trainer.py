@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from ray.train import Checkpoint, Result, RunConfig
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, Result, RunConfig
 from rich.console import Console
 
 from distblock import local, runs
@@ -69,6 +69,7 @@ class BlockTrainer:
         self._dataset = dataset
         self._console = console or Console(stderr=True)
         self.config = resolve(given)
+        _check_run_config(run_config)
         self.run_directory = _run_directory(self.config, run_config)
 
     def fit(self) -> Result:
@@ -188,6 +189,23 @@ def read_initial(location: str) -> dict[str, Any]:
         content = RunDirectory.at(folder or ".").read(name)
         return {f"network.{key}": array for key, array in runs.load_weights(content, origin=location).items()}
     return runs.flatten(RunDirectory.at(location).read_state())
+
+
+def _check_run_config(run_config: RunConfig | None) -> None:
+    """What is asked for and not done must not pass in silence."""
+    if run_config is None:
+        return
+    asked = {
+        "callbacks": bool(run_config.callbacks),
+        "checkpoint_config": run_config.checkpoint_config not in (None, CheckpointConfig()),
+        "failure_config": run_config.failure_config not in (None, FailureConfig()),
+    }
+    for name, is_set in asked.items():
+        if is_set:
+            raise InputError(
+                f"RunConfig.{name}: expected its default, since runs write their final weights once and are not"
+                f" restarted, got {getattr(run_config, name)}; leave it out"
+            )
 
 
 def _run_directory(config: Config, run_config: RunConfig | None) -> RunDirectory:

@@ -146,10 +146,17 @@ def _image_folder(root: Path) -> Source:
         raise DataError(f"{root}: expected a folder of images for each class, got: {reason}") from None
 
 
+def _takes_part(function: Callable[..., Any]) -> bool:
+    """Whether it asks for an argument: one without a default, or one called part."""
+    parameters = inspect.signature(function).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(each.name == "part" or (each.default is each.empty and each.kind in positional) for each in parameters)
+
+
 def _user(name: str, function: Callable[..., Any]) -> Sources:
     """Call the user's function: for each part if it takes one, else once."""
     try:
-        takes_part = bool(inspect.signature(function).parameters)
+        takes_part = _takes_part(function)
         parts: dict[Part, Any] = {"train": function("train") if takes_part else function()}
         if takes_part:
             parts |= {"validation": function("validation"), "test": function("test")}

@@ -26,7 +26,10 @@ TEST_SHARE = 0.2
 """Share split off for test where the set has no test part of its own."""
 
 STATISTICS_SAMPLES = 2000
-"""Training samples, evenly spaced, that mean and deviation are taken over; they are also decoded as a trial."""
+"""Training samples, evenly spaced, that mean and deviation are taken over."""
+
+TRIAL_SAMPLES = 500
+"""Samples, evenly spaced, of each other part that are decoded as a trial before anything starts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,8 +203,9 @@ def open_data(
     """
     sources = open_sources(config, dataset)
     class_names = _class_names(sources["train"])
-    for source in sources.values():
+    for part, source in sources.items():
         _check_labels(source, class_names)
+        _check_seen(part, source, sources["train"], class_names)
     portions = _divide(config, seed, sources)
     if info is None:
         info = _describe(config, class_names, portions, whole=_divide_training(sources, config, seed)["train"])
@@ -216,7 +220,8 @@ def _divide_training(sources: Mapping[Part, Source], config: DataConfig, seed: i
     shares: tuple[tuple[Part, float], ...] = (("test", TEST_SHARE), ("validation", config.validation))
     for part, share in shares:
         if part not in sources:
-            chosen = rest[stratified(train.labels[rest], share, generator(seed, "split", part))]
+            # A class of one sample stays where it can be learned.
+            chosen = rest[stratified(train.labels[rest], share, generator(seed, "split", part), leave=1)]
             taken[part] = chosen
             rest = np.setdiff1d(rest, chosen)
     return {**taken, "train": rest}
@@ -247,15 +252,17 @@ def _describe(
     first = source.image(int(whole[0]))
     channels = _channels(first)
     image_size = config.image_size or int(_to_tensor(first, channels).shape[1])
-    evenly = whole[np.linspace(0, len(whole) - 1, min(len(whole), STATISTICS_SAMPLES)).astype(np.int64)]
-    images = _scaled(
-        torch.stack(
-            [
-                read_image(source, i, channels=channels, image_size=image_size, resize=config.image_size)
-                for i in evenly.tolist()
-            ]
-        )
-    ).double()
+
+    def read(source: Source, indices: np.ndarray, most: int) -> list[Tensor]:
+        evenly = indices[np.linspace(0, len(indices) - 1, min(len(indices), most)).astype(np.int64)]
+        return [
+            read_image(source, index, channels=channels, image_size=image_size, resize=config.image_size)
+            for index in evenly.tolist()
+        ]
+
+    images = _scaled(torch.stack(read(source, whole, STATISTICS_SAMPLES))).double()
+    for part in ("validation", "test"):
+        read(portions[part].source, portions[part].indices, TRIAL_SAMPLES)
     std = images.std(dim=(0, 2, 3), correction=0)
     return DataInfo(
         channels=channels,
@@ -270,10 +277,12 @@ def _describe(
 
 
 def _class_names(train: Source) -> tuple[str, ...]:
-    if train.class_names is not None:
-        return train.class_names
     if not len(train.labels):
         raise DataError("data: expected training samples, got none")
+    if len(np.unique(train.labels)) < 2:
+        raise DataError(f"data: expected two classes or more, got label {train.labels[0]} for every training sample")
+    if train.class_names is not None:
+        return train.class_names
     return tuple(str(label) for label in range(int(train.labels.max()) + 1))
 
 
@@ -284,6 +293,17 @@ def _check_labels(source: Source, class_names: tuple[str, ...]) -> None:
         raise DataError(
             f"{source.where(index)}: expected a label from 0 to {len(class_names) - 1}, got {source.labels[index]}"
             f" ({len(wrong)} such labels)"
+        )
+
+
+def _check_seen(part: Part, source: Source, train: Source, class_names: tuple[str, ...]) -> None:
+    """Nobody can recognise a class that training never shows."""
+    unseen = np.flatnonzero(~np.isin(source.labels, np.unique(train.labels)))
+    if len(unseen):
+        index = int(unseen[0])
+        raise DataError(
+            f"{source.where(index)}: expected a class that the training part has samples of, got"
+            f" {class_names[source.labels[index]]} ({len(unseen)} such samples in the {part} part)"
         )
 
 

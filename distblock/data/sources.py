@@ -116,7 +116,7 @@ class UserSource:
         labels = next((getattr(self._dataset, n) for n in ("targets", "labels") if hasattr(self._dataset, n)), None)
         if labels is None:
             labels = [self._label(index) for index in range(len(self._dataset))]
-        array = np.asarray(labels)
+        array = np.asarray(labels) if len(labels) else np.empty(0, dtype=np.int64)
         if array.ndim != 1 or len(array) != len(self._dataset) or not np.issubdtype(array.dtype, np.integer):
             raise DataError(
                 f"{self._name}: expected a whole number as the label of each of {len(self._dataset)} samples, got"

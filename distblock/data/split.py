@@ -14,20 +14,21 @@ def generator(seed: int, *purpose: str | int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(derive_seed(seed, *purpose)))
 
 
-def stratified(labels: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+def stratified(labels: np.ndarray, share: float, rng: np.random.Generator, *, leave: int = 0) -> np.ndarray:
     """Choose a share of the samples, of each class as many as its own share comes to.
 
     Args:
         labels: int64, ``(N,)``.
         share: 0 to 1.
         rng: draws which ones.
+        leave: samples of each class that must stay behind.
 
     Returns:
-        Positions, ascending; ``round(N * share)`` of them, where every class gives at least one and keeps what it has.
-        What rounding leaves goes to the classes with the largest remainders.
+        Positions, ascending: ``round(N * share)`` of them, unless that is fewer than one of each class that has enough,
+        or more than ``leave`` allows. What rounding leaves goes to the classes with the largest remainders.
     """
     classes, counts = np.unique(labels, return_counts=True)
-    quotas = _apportion(counts, round(len(labels) * share))
+    quotas = _apportion(counts, round(len(labels) * share), most=np.maximum(counts - leave, 0))
     chosen = [
         rng.permutation(np.flatnonzero(labels == name))[:quota] for name, quota in zip(classes, quotas, strict=True)
     ]
@@ -53,12 +54,12 @@ def windowed_order(groups: Sequence[np.ndarray], window: int, rng: np.random.Gen
     return np.concatenate([rng.permutation(np.concatenate([groups[group] for group in chosen])) for chosen in windows])
 
 
-def _apportion(counts: np.ndarray, total: int) -> np.ndarray:
-    """Largest remainders: whole quotas in proportion to counts that add up to total, none of 0."""
+def _apportion(counts: np.ndarray, total: int, *, most: np.ndarray) -> np.ndarray:
+    """Largest remainders: whole quotas in proportion to counts that add up to total, each at least 1 if it may."""
     exact = counts * (total / counts.sum())
-    quotas = np.maximum(np.floor(exact).astype(np.int64), 1)
-    for index in np.argsort(np.floor(exact) - exact, kind="stable"):
-        if quotas.sum() >= total:
-            break
-        quotas[index] = min(quotas[index] + 1, counts[index])
+    quotas = np.clip(np.floor(exact).astype(np.int64), np.minimum(1, most), most)
+    by_remainder = np.argsort(np.floor(exact) - exact, kind="stable")
+    while quotas.sum() < min(total, most.sum()):
+        takers = by_remainder[quotas[by_remainder] < most[by_remainder]]
+        quotas[takers[: total - quotas.sum()]] += 1
     return quotas

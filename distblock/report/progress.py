@@ -97,7 +97,7 @@ class Progress:
         now_s = self._clock()
         if self._mark is None:
             self._mark = now_s, self._samples
-        if self._live is None and now_s - self._logged_s >= LOG_INTERVAL_S:
+        if self._live is None and item.purpose == "train" and now_s - self._logged_s >= LOG_INTERVAL_S:
             self._logged_s = now_s
             self.note(self._running_line())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -18,6 +19,9 @@ from distblock.runtime.placement import Resources, check_feasible
 
 PATIENCE_S = 10.0
 """Seconds between two words on what a run waits for."""
+
+CONNECT_S = 10.0
+"""Seconds in which a cluster's address has to take a connection."""
 
 
 def check_machine(config: Config, needed: Sequence[Resources]) -> None:
@@ -65,6 +69,8 @@ def placed(needed: Sequence[Resources], *, strategy: str, note: Callable[[str], 
 def _connect(config: Config, needed: Sequence[Resources]) -> None:
     # Ray would otherwise hide a GPU machine's devices from its zero-GPU actors with a warning for each.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # A failed call has two results, of which the report's alone is read: Ray would log the other's error on exit.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     if config.address is None:
         resources = _embedded(needed)
         ray.init(
@@ -75,13 +81,28 @@ def _connect(config: Config, needed: Sequence[Resources]) -> None:
             logging_level=logging.ERROR,
         )
         return
+    _check_listening(config.address)
     try:
         ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"address: expected a running Ray cluster at {config.address}, got: {reason}; start one with"
-            " ray start --head, or leave address out for an embedded Ray"
+            f"address: expected a running Ray cluster at {config.address} that lets this process in, got: {reason}; see"
+            " that the Ray versions agree and that RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH gives the cluster's token"
+        ) from None
+
+
+def _check_listening(address: str) -> None:
+    """Ray itself would try for minutes before it says that nobody is there."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return  # "auto" and its like, which Ray resolves
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except OSError as error:
+        raise InputError(
+            f"address: expected a running Ray cluster at {address}, got: {error}; start one with ray start --head, or"
+            " leave address out for an embedded Ray"
         ) from None
 
 
