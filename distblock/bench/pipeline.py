@@ -13,7 +13,7 @@ import json
 import platform
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +31,10 @@ from distblock.schedule.stream import stream
 from distblock.trainer import Prepared, make_job, prepare
 
 WARM_UP = 8
-"""First microbatches that do not count: the pipeline fills, kernels are chosen."""
+"""First microbatches that do not count: the pipeline fills, kernels are chosen, and images are decoded."""
+
+TRAINING_SAMPLES = 45_000
+"""CIFAR-10's, without the validation part."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,8 @@ class Options:
     """rounds; medians are printed"""
     augment: bool = False
     """crop and flip"""
+    first_epoch: bool = False
+    """count microbatches of a first epoch, whose images are still to be decoded; default: of later ones"""
     output: str | None = None
     """write the figures as JSON here"""
 
@@ -117,22 +122,29 @@ def measure(options: Options) -> list[Round]:
 
 
 def _prepare(options: Options) -> Prepared:
+    # Decoded images stay in memory, so that all epochs but the first are alike; a short epoch comes to its end in the
+    # warm-up.
+    share = 1.0 if options.first_epoch else min(1.0, WARM_UP * options.batch_size / TRAINING_SAMPLES)
     config = make_config(
         {
             "data": {
                 "name": "parquet",
                 "path": options.data_path,
                 "batch_size": options.batch_size,
+                "fraction": share,
                 "augment": ["crop", "flip"] if options.augment else [],
             },
             "model": {"name": options.model, "stages": options.workers},
+            "regime": {"epochs": options.microbatches + WARM_UP},
         }
     )
     return prepare(config)
 
 
 def _items(options: Options, prepared: Prepared) -> Iterator[Item]:
-    return itertools.islice(stream(prepared.plan), options.microbatches + WARM_UP)
+    training = (item for item in stream(prepared.plan) if item.purpose == "train")
+    counted = itertools.islice(training, options.microbatches + WARM_UP)
+    return (replace(item, number=number) for number, item in enumerate(counted))
 
 
 def _round(reports: Sequence[WorkerReport], num_workers: int, alone: Sequence[float]) -> Round:
@@ -154,7 +166,8 @@ def _alone(spec: HostSpec, options: Options, prepared: Prepared) -> float:
 
 def _table(options: Options, rounds: Sequence[Round]) -> Table:
     table = Table(
-        title=f"{options.model}, {options.workers} workers, batch {options.batch_size}, {options.rounds} rounds"
+        title=f"{options.model}, {options.workers} workers, batch {options.batch_size}, {options.rounds} rounds,"
+        f" {'the first epoch' if options.first_epoch else 'later epochs'}"
     )
     for heading in ("", "samples/s", "pipeline / it, median", "min", "max"):
         table.add_column(heading, justify="left" if not heading else "right")
