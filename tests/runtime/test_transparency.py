@@ -82,4 +82,5 @@ def test_torchvision_resnet18_in_4_stages_on_cifar10(tmp_path: Path, small_cifar
     }
     expected = weights(config, tmp_path / "local", executor="local")
     assert len(expected) == 4
-    assert weights(config, tmp_path / "ray") == expected
+    assert weights(config, tmp_path / "four") == expected
+    assert weights(config, tmp_path / "two", resources={"workers": 2}) == expected
