@@ -9,10 +9,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
+import psutil
 import tyro
 from rich.console import Console
 from tyro.conf import Positional
@@ -61,7 +63,8 @@ def train(arguments: Sequence[str]) -> None:
         console.print(edges_table(summary))
     console.print(
         f"best stage on validation: {summary['best_stage']}   its test accuracy: {summary['test_accuracy']:.2%}   "
-        f"{summary['wall_s']:.1f} s, {summary['samples_per_s']:.0f} samples/s   run: {result.path}"
+        f"{summary['wall_s']:.1f} s, {summary['samples_per_s']:.0f} samples/s   run: {result.path}",
+        soft_wrap=True,
     )
 
 
@@ -171,6 +174,15 @@ def _fail(error: DistblockError, status: int) -> int:
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """Ctrl-C ends the run and cleans up; a second one ends the process at once."""
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    """Ctrl-C ends the run and cleans up; a second one ends the process at once, and all that it started."""
+    # Looked up now: once their parents have ended, an embedded Ray's processes are nobody's children any more.
+    started = psutil.Process().children(recursive=True)
+
+    def end_at_once(_signal: int, _frame: FrameType | None) -> None:
+        for process in started:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        os._exit(130)
+
+    signal.signal(signal.SIGINT, end_at_once)
     raise KeyboardInterrupt
