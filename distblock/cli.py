@@ -31,6 +31,7 @@ HELP = """usage: distblock VERB [...]
   train      train a network; without arguments: a small residual network on scikit-learn's digits
   evaluate   measure a run's stages again
   export     write a run's weights as one file
+  compare    several settings under equal budgets, over seeds: what a point of accuracy costs
   bench      the benchmarks behind the README's figures
 
 distblock VERB --help says more."""
@@ -51,7 +52,7 @@ def train(arguments: Sequence[str]) -> None:
     if _wants_help(arguments):
         _print_train_help()
         return
-    from distblock.report.tables import edges_table, stages_table
+    from distblock.report.tables import edges_table, size, stages_table
     from distblock.trainer import BlockTrainer
 
     trainer = BlockTrainer(_configuration(arguments))
@@ -61,6 +62,11 @@ def train(arguments: Sequence[str]) -> None:
     console.print(stages_table(summary))
     if summary["num_stages"] > 1:
         console.print(edges_table(summary))
+    if summary["inputs"] is not None:
+        what = {"cache": "caches of outputs", "frozen": "frozen copies of weights"}[summary["inputs"]]
+        console.print(f"{what}: at most {size(summary['set_aside_peak_bytes'])} at once")
+    if summary["droppable_stages"]:
+        console.print(f"add nothing on validation, left out by export: stages {summary['droppable_stages']}")
     console.print(
         f"best stage on validation: {summary['best_stage']}   its test accuracy: {summary['test_accuracy']:.2%}   "
         f"{summary['wall_s']:.1f} s, {summary['samples_per_s']:.0f} samples/s   run: {result.path}",
@@ -107,6 +113,13 @@ def bench(arguments: Sequence[str]) -> None:
     bench_main(arguments)
 
 
+def compare(arguments: Sequence[str]) -> None:
+    """``distblock compare A.yaml B.yaml ... [--seeds N] [--KEY VALUE ...]``."""
+    from distblock.comparison import main as compare_main
+
+    compare_main(arguments)
+
+
 def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(HELP)
@@ -130,7 +143,7 @@ def _run(words: list[str]) -> int:
 
 def _dispatch(verb: str, arguments: list[str]) -> None:
     typed = {"evaluate": evaluate, "export": export}
-    plain = {"train": train, "bench": bench}
+    plain = {"train": train, "compare": compare, "bench": bench}
     if verb in plain:
         plain[verb](arguments)
     elif verb in typed:

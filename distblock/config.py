@@ -101,6 +101,14 @@ class ObjectiveConfig(Section):
     """tau/2 in the first half of the stages (the middle one of an odd number belongs to the second)"""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """label smoothing of the training loss"""
+    multiplier_step: NonNegativeFloat = 0.0
+    """above 0, tau tunes itself: the transport cost weighs 1/lambda, and lambda grows by this times cross-entropy"""
+    multiplier_every: PositiveInt = 50
+    """updates between two such growths"""
+    multiplier_start: PositiveFloat | None = None
+    """lambda of the first stage at the start, and again at each lap's; default: 2 tau"""
+    multiplier_depth_power: float = 0.0
+    """p: stage k >= 1 starts at multiplier_start * k^p"""
 
     @model_validator(mode="after")
     def _a_number(self) -> ObjectiveConfig:
@@ -139,14 +147,42 @@ class OptimizerConfig(Section):
 class RegimeConfig(Section):
     """Who trains when, and for how long."""
 
-    name: Literal["parallel", "end-to-end"] = "parallel"
-    """parallel: every stage by its own loss, all at once; end-to-end: back-propagation through all blocks"""
+    name: Literal["parallel", "sequential", "multi-lap", "wavefront", "end-to-end"] = "parallel"
+    """parallel: every stage by its own loss, all at once; sequential: one stage after the other, on the frozen ones
+    before it; multi-lap: so in several laps; wavefront: multi-lap's weights with all workers busy; end-to-end:
+    back-propagation through all blocks"""
     epochs: PositiveInt = 20
-    """passes over the training part"""
+    """passes over the training part; where stages train one by one: of each stage, in each lap"""
+    extra_epochs: Annotated[int, Field(ge=0)] = 0
+    """more of them for deeper stages: stage k trains epochs + k * extra_epochs; where stages train one by one"""
+    laps: PositiveInt = 1
+    """sweeps over the stages (multi-lap, wavefront); each stage goes on from its own last lap"""
+    inputs: Literal["auto", "cache", "frozen"] = "auto"
+    """what a stage trains on where stages train one by one: the stage before's output, cached on disk, or computed
+    anew by frozen copies of the stages before; auto: cache, unless images are augmented or it is too large"""
+    cache_dir: str | None = None
+    """local folder for caches on each node; default: the system's temporary folder"""
+    cache_bytes: PositiveInt = 16 * 1024**3
+    """most bytes that caches, or frozen copies, take at once"""
+    patience: PositiveInt | None = None
+    """a stage stops training after this many evaluations without a rise of its validation accuracy; default: never"""
     evaluate_every: PositiveInt = 1
     """epochs between two evaluations on the validation part; there is always one after the last"""
     max_time_s: PositiveFloat | None = None
     """time limit: no training microbatch starts after this many seconds; the run then ends in order"""
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether stages train one by one, in laps."""
+        return self.name in ("sequential", "multi-lap", "wavefront")
+
+    def lap_epochs(self, stage: int) -> int:
+        """Epochs of a stage in one lap, or in the run where all train at once."""
+        return self.epochs + stage * self.extra_epochs
+
+    def total_epochs(self, stage: int) -> int:
+        """Epochs of a stage in the whole run."""
+        return self.laps * self.lap_epochs(stage)
 
 
 class ResourcesConfig(Section):
@@ -232,6 +268,16 @@ def _check_together(config: Config) -> None:
             "regime.name: end-to-end trains the whole network as one stage, but model.cuts or model.stages asks for"
             " more; leave them out"
         )
+    _check_regime(config)
+    if (
+        config.objective.multiplier_step
+        and config.objective.multiplier_start is None
+        and math.isinf(config.objective.tau)
+    ):
+        raise ValueError(
+            "objective.multiplier_start: expected where lambda begins, since objective.tau is inf, got nothing; set it"
+            " or a finite tau"
+        )
     if config.address is not None and config.address.startswith("ray://"):
         raise ValueError(
             f"address: expected host:port of the cluster, got {config.address}; Ray Client moves objects a hundred"
@@ -244,6 +290,29 @@ def _check_together(config: Config) -> None:
     needs_path = config.data.name not in ("digits",) and ":" not in config.data.name
     if needs_path and config.data.path is None:
         raise ValueError(f"data.path: expected the folder of {config.data.name}, got nothing; set --data.path")
+
+
+def _check_regime(config: Config) -> None:
+    """Settings that belong to some regimes alone."""
+    regime = config.regime
+    only_one_by_one = {"extra_epochs": 0, "inputs": "auto", "cache_dir": None}
+    for key, default in only_one_by_one.items():
+        if getattr(regime, key) != default and not regime.one_by_one:
+            raise ValueError(
+                f"regime.{key}: expected its default in the {regime.name} regime, got {getattr(regime, key)}; it"
+                " belongs to sequential, multi-lap and wavefront"
+            )
+    if regime.laps > 1 and regime.name not in ("multi-lap", "wavefront"):
+        raise ValueError(
+            f"regime.laps: expected 1 in the {regime.name} regime, got {regime.laps}; choose multi-lap or wavefront"
+        )
+    if regime.inputs == "cache" and config.data.augment:
+        raise ValueError(
+            "regime.inputs: a cache holds one version of each image, but data.augment asks for"
+            f" {list(config.data.augment)}; choose frozen or auto, or leave augmentation out"
+        )
+    if config.regime.patience is not None and config.regime.name == "end-to-end":
+        raise ValueError("regime.patience: expected none in the end-to-end regime, whose stages cannot stop alone")
 
 
 def make_config(values: dict[str, Any]) -> Config:

@@ -42,3 +42,7 @@ class StageError(DistblockError, RuntimeError):
 
 class WorkerLostError(DistblockError, RuntimeError):
     """A worker's process ended; the message names its stages. Exit status 1."""
+
+
+class RunFailedError(DistblockError, RuntimeError):
+    """One of several runs failed; the message names it and its log. Exit status 1."""

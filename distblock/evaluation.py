@@ -16,6 +16,7 @@ from distblock.learning.blueprint import Build, Problem, draw_blueprint
 from distblock.learning.host import HostSpec
 from distblock.metrics.accounting import Account, PassSums
 from distblock.runs import RunDirectory
+from distblock.schedule.course import AllAtOnce
 from distblock.schedule.stream import evaluation_pass
 
 
@@ -54,12 +55,13 @@ def evaluate_run(
         blueprint=blueprint,
         stages=range(blueprint.num_stages),
         steps_per_epoch=1,
+        inputs=None,
         build=model,
     )
     account = Account(num_stages=blueprint.num_stages)
     num_samples = data.info.num_test if part == "test" else data.info.num_validation
     items = evaluation_pass(part, num_samples, config.data.eval_microbatch)
-    local.execute(spec, data, items, account, initial=directory.read_state())
+    local.execute(spec, data, AllAtOnce(items), account, initial=directory.read_state())
     passes = [account.stage_pass(stage, 0, part) for stage in range(blueprint.num_stages)]
     return [sums for sums in passes if sums is not None], manifest["best_stage"]
 

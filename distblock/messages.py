@@ -13,8 +13,15 @@ from typing import Literal
 Part = Literal["train", "validation", "test"]
 """A part of the data set."""
 
-Purpose = Literal["train", "evaluate"]
-"""What a stage does with a microbatch: take a step on it, or measure itself on it."""
+Purpose = Literal["train", "evaluate", "store"]
+"""What a microbatch is for: a step on it, a measurement on it, or the stage's output on it, for its cache."""
+
+Inputs = Literal["cache", "frozen"]
+"""What a stage trains on where stages train one by one: cached outputs of the stage before, or outputs computed anew by
+frozen stages."""
+
+Role = Literal["train", "evaluate", "forward"]
+"""What one stage does with a microbatch; forward: pass it on, in evaluation mode, without its classifier."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +39,10 @@ class Item:
         batch_samples: samples of the batch that it is a piece of; gradients are averaged over these.
         closes_batch: it is the last microbatch of its batch: the optimizer takes its step.
         closes_pass: it is the last microbatch of its pass over the part.
+        stage: the stage it is for, where stages train one by one: those before it run forward only, and none after
+            it sees the microbatch. None: it is for all stages.
+        lap: sweep over the stages that it belongs to, counted from 0.
+        stopped: stages that have stopped training and run forward only.
     """
 
     number: int
@@ -44,10 +55,22 @@ class Item:
     batch_samples: int
     closes_batch: bool
     closes_pass: bool
+    stage: int | None = None
+    lap: int = 0
+    stopped: tuple[int, ...] = ()
+
+    def role(self, stage: int) -> Role:
+        """What a stage does with it."""
+        if self.purpose == "store" or self.stage not in (None, stage):
+            return "forward"
+        if self.purpose == "train" and stage in self.stopped:
+            return "forward"
+        return self.purpose
 
     def __str__(self) -> str:
         name = {"train": "training", "validation": "validation", "test": "test"}[self.part]
-        return f"epoch {self.epoch + 1}, {name} microbatch {self.index}"
+        lap = "" if self.stage is None else f"lap {self.lap + 1}, stage {self.stage}, "
+        return f"{lap}epoch {self.epoch + 1}, {name} microbatch {self.index}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,21 +79,25 @@ class StageReport:
 
     Attributes:
         stage: index of the stage.
+        role: what it did; one that ran forward only has measured nothing but its time.
         loss_sum: cross-entropy (with the run's label smoothing in training, none in evaluation), summed over samples.
         transport_cost_sum: the stage's transport cost times the number of samples; 0 where it has none.
         num_correct: samples whose class the auxiliary classifier got right.
         num_samples: samples in the microbatch.
         compute_s: seconds the stage computed.
         lr: learning rate of the step; None in evaluation.
+        multiplier: lambda of the step where the multiplier tunes itself, else None.
     """
 
     stage: int
+    role: Role
     loss_sum: float
     transport_cost_sum: float
     num_correct: int
     num_samples: int
     compute_s: float
     lr: float | None
+    multiplier: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

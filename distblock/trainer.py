@@ -17,7 +17,7 @@ from distblock import local, runs
 from distblock.config import Config, make_config
 from distblock.data.dataset import DataSet, open_data
 from distblock.errors import InputError
-from distblock.learning.blueprint import Blueprint, Build, Problem, draw_blueprint
+from distblock.learning.blueprint import LABEL_BYTES, Blueprint, Build, Problem, draw_blueprint
 from distblock.learning.host import HostSpec
 from distblock.learning.initial import initial_state
 from distblock.messages import Item
@@ -25,18 +25,26 @@ from distblock.report.monitor import Monitor
 from distblock.report.summary import summarize
 from distblock.runs import RunDirectory, State
 from distblock.runtime import driver
-from distblock.schedule.stream import StreamPlan, stream
+from distblock.schedule.course import AllAtOnce, Course, OneByOne
+from distblock.schedule.laps import Cell, Laps, Room, choose_inputs
+from distblock.schedule.stopping import Patience
+from distblock.schedule.stream import StreamPlan, lap_stream, stream
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A run that has been checked and not begun."""
+    """A run that has been checked and not begun.
+
+    Attributes:
+        room: for what stages leave behind, where they train one by one; else None.
+    """
 
     config: Config
     data: DataSet
     problem: Problem
     blueprint: Blueprint
     plan: StreamPlan
+    room: Room | None
     initial: State
 
 
@@ -89,32 +97,45 @@ class BlockTrainer:
         if self.config.executor == "ray":
             driver.check(job)
         directory = self.run_directory
+        patience = Patience(self.config.regime.patience)
         with Monitor(
-            self.config, run=directory.name, blueprint=prepared.blueprint, plan=prepared.plan, console=self._console
+            self.config,
+            run=directory.name,
+            blueprint=prepared.blueprint,
+            plan=prepared.plan,
+            patience=patience,
+            console=self._console,
         ) as monitor:
             directory.create()
             directory.write_config(self.config)
+            limit_s = self.config.regime.max_time_s
+            course = make_course(
+                prepared,
+                patience=patience,
+                out_of_time=lambda: limit_s is not None and monitor.elapsed_s >= limit_s,
+            )
             try:
-                state = self._execute(job, prepared, monitor)
+                state = self._execute(job, prepared, course, monitor)
             finally:
                 directory.write_table(runs.METRICS, monitor.metrics_table())
                 directory.write_table(runs.HOPS, monitor.hops_table())
-            summary = summarize(self.config, prepared.blueprint, monitor.account, state, wall_s=monitor.wall_s)
+            summary = summarize(
+                self.config,
+                prepared.blueprint,
+                monitor.account,
+                state,
+                wall_s=monitor.wall_s,
+                inputs=prepared.room and prepared.room.inputs,
+                peak_bytes=course.peak_bytes,
+            )
         directory.write_checkpoint(state, _manifest(prepared, summary))
         directory.write_json(runs.SUMMARY, summary)
         return _result(directory, summary, monitor)
 
-    def _execute(self, job: driver.Job, prepared: Prepared, monitor: Monitor) -> State:
-        items = self._items(prepared.plan, monitor)
+    def _execute(self, job: driver.Job, prepared: Prepared, course: Course, monitor: Monitor) -> State:
         if self.config.executor == "local":
-            return local.execute(job.hosts[0], prepared.data, items, monitor, initial=job.initial)
-        return driver.execute(job, items, monitor, note=monitor.note)
-
-    def _items(self, plan: StreamPlan, monitor: Monitor) -> Iterator[Item]:
-        """The stream; time counts from when an executor first asks for one."""
-        limit_s = self.config.regime.max_time_s
-        monitor.begin()
-        yield from stream(plan, out_of_time=lambda: limit_s is not None and monitor.elapsed_s >= limit_s)
+            return local.execute(job.hosts[0], prepared.data, course, monitor, initial=job.initial)
+        return driver.execute(job, course, monitor, note=monitor.note)
 
 
 def resolve(config: Config) -> Config:
@@ -146,8 +167,11 @@ def prepare(config: Config, *, model: Build | None = None, dataset: Callable[...
         epochs=config.regime.epochs,
         evaluate_every=config.regime.evaluate_every,
     )
+    room = _room(config, blueprint, plan) if config.regime.one_by_one else None
     initial = initial_state(read_initial(config.model.init_from), blueprint) if config.model.init_from else {}
-    return Prepared(config=config, data=data, problem=problem, blueprint=blueprint, plan=plan, initial=initial)
+    return Prepared(
+        config=config, data=data, problem=problem, blueprint=blueprint, plan=plan, room=room, initial=initial
+    )
 
 
 def make_job(
@@ -168,11 +192,57 @@ def make_job(
             blueprint=prepared.blueprint,
             stages=stages,
             steps_per_epoch=prepared.plan.steps_per_epoch,
+            inputs=prepared.room and prepared.room.inputs,
             build=model,
         )
         for stages in prepared.blueprint.hosts
     )
     return driver.Job(hosts=hosts, info=prepared.data.info, dataset=dataset, initial=prepared.initial)
+
+
+def make_course(
+    prepared: Prepared, *, patience: Patience | None = None, out_of_time: Callable[[], bool] = lambda: False
+) -> Course:
+    """The streams of a run.
+
+    Args:
+        prepared: the run.
+        patience: when stages stop early; None: never.
+        out_of_time: whether no training microbatch may start any more.
+    """
+    plan, regime, num_stages = prepared.plan, prepared.config.regime, prepared.blueprint.num_stages
+    room = prepared.room
+    if room is None:
+        return AllAtOnce(stream(plan, out_of_time=out_of_time, patience=patience, num_stages=num_stages))
+
+    def cell_stream(cell: Cell) -> Iterator[Item | None]:
+        return lap_stream(
+            plan,
+            cell,
+            epochs=regime.lap_epochs(cell.stage),
+            last_lap=cell.lap == regime.laps - 1,
+            stores=room.inputs == "cache" and cell.stage < num_stages - 1,
+            out_of_time=out_of_time,
+            patience=patience,
+        )
+
+    laps = Laps(num_stages, regime.laps, at_once=regime.name == "wavefront", room=room)
+    return OneByOne(laps, cell_stream)
+
+
+def _room(config: Config, blueprint: Blueprint, plan: StreamPlan) -> Room:
+    num_samples = plan.num_train + plan.num_validation + plan.num_test
+    leaving = [size - LABEL_BYTES for size in blueprint.sample_bytes[1:]]
+    try:
+        return choose_inputs(
+            config.regime.inputs,
+            augmented=bool(config.data.augment),
+            output_bytes=[num_samples * size for size in leaving] + [0],
+            weight_bytes=[4 * count for count in blueprint.num_parameters],
+            limit_bytes=config.regime.cache_bytes,
+        )
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def read_initial(location: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from distblock.learning.host import HostSpec
 from distblock.messages import Departure, Item, WorkerReport
 from distblock.runtime import driver
 from distblock.runtime.probe import run_alone
+from distblock.schedule.course import AllAtOnce
 from distblock.schedule.stream import stream
 from distblock.trainer import Prepared, make_job, prepare
 
@@ -82,6 +83,9 @@ class _Reports:
 
     reports: list[WorkerReport] = field(default_factory=list)
 
+    def begin(self) -> None:
+        pass
+
     def record(self, report: WorkerReport) -> None:
         self.reports.append(report)
 
@@ -115,7 +119,7 @@ def measure(options: Options) -> list[Round]:
     rounds = []
     for _ in range(options.rounds):
         reports = _Reports()
-        driver.execute(job, _items(options, prepared), reports, note=print)
+        driver.execute(job, AllAtOnce(_items(options, prepared)), reports, note=print)
         alone = [_alone(spec, options, prepared) for spec in job.hosts]
         rounds.append(_round(reports.reports, len(job.hosts), alone))
     return rounds
@@ -142,7 +146,7 @@ def _prepare(options: Options) -> Prepared:
 
 
 def _items(options: Options, prepared: Prepared) -> Iterator[Item]:
-    training = (item for item in stream(prepared.plan) if item.purpose == "train")
+    training = (item for item in stream(prepared.plan) if item and item.purpose == "train")
     counted = itertools.islice(training, options.microbatches + WARM_UP)
     return (replace(item, number=number) for number, item in enumerate(counted))
 

@@ -32,6 +32,10 @@ TRIAL_SAMPLES = 500
 """Samples, evenly spaced, of each other part that are decoded as a trial before anything starts."""
 
 
+KEPT_ORDERS = 15
+"""Orders of earlier epochs that are kept."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataInfo:
     """What is known of a data set once it is open.
@@ -91,7 +95,7 @@ class DataSet:
         self._augment = _augmentation(config, info, seed) if config.augment else None
         self._mean = torch.tensor(info.mean)[:, None, None]
         self._std = torch.tensor(info.std)[:, None, None]
-        self._order: tuple[int, np.ndarray] | None = None
+        self._orders: dict[int, np.ndarray] = {}
         self._decoded: dict[int, _Decoded] = {}
 
     def microbatch(self, item: Item) -> tuple[np.ndarray, np.ndarray]:
@@ -104,16 +108,28 @@ class DataSet:
             DataError: a sample cannot be read; the message names it.
         """
         portion = self._portions[item.part]
-        order = self._training_order(item.epoch) if item.purpose == "train" else portion.indices
-        indices = order[item.first_sample : item.first_sample + item.num_samples]
+        indices = self._indices(item)
         images = self._images(portion.source, indices)
         if item.purpose == "train" and self._augment is not None:
             pairs = zip(images, indices.tolist(), strict=True)
             images = torch.stack([self._augment(image, item.epoch, index) for image, index in pairs])
         return images.sub_(self._mean).div_(self._std).numpy(), portion.source.labels[indices]
 
+    def positions(self, item: Item) -> tuple[np.ndarray, np.ndarray]:
+        """Where the samples of one item lie in their part's own order, without reading them.
+
+        Returns:
+            Positions, int64, ``(N,)``; and labels, int64, ``(N,)``.
+        """
+        portion, indices = self._portions[item.part], self._indices(item)
+        return np.searchsorted(portion.indices, indices), portion.source.labels[indices]
+
+    def _indices(self, item: Item) -> np.ndarray:
+        order = self._training_order(item.epoch) if item.purpose == "train" else self._portions[item.part].indices
+        return order[item.first_sample : item.first_sample + item.num_samples]
+
     def _training_order(self, epoch: int) -> np.ndarray:
-        if self._order is None or self._order[0] != epoch:
+        if epoch not in self._orders:
             portion = self._portions["train"]
             bounds = np.cumsum(portion.source.groups)[:-1]
             groups = np.split(portion.indices, np.searchsorted(portion.indices, bounds))
@@ -122,8 +138,9 @@ class DataSet:
                 portion.source.window,
                 generator(self._seed, "order", epoch),
             )
-            self._order = (epoch, order)
-        return self._order[1]
+            # Stages in different laps ask for different epochs in turn.
+            self._orders = {**dict(list(self._orders.items())[-KEPT_ORDERS:]), epoch: order}
+        return self._orders[epoch]
 
     def _images(self, source: Source, indices: np.ndarray) -> Tensor:
         """Floating images scaled to 0..1, ``(N, C, H, W)``; new memory."""

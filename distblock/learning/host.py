@@ -6,12 +6,15 @@ differ: features pass from stage to stage through the same codec whether or not 
 
 from __future__ import annotations
 
+import copy
 import resource
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,9 +24,12 @@ from distblock.errors import StageError
 from distblock.learning.blueprint import Blueprint, Build, Problem, classifier_of, network
 from distblock.learning.initialization import initialize
 from distblock.learning.network import Block
-from distblock.learning.stage import Stage
-from distblock.messages import Arrival, Departure, Item, StageReport
+from distblock.learning.stage import Measures, Stage
+from distblock.messages import Arrival, Departure, Inputs, Item, StageReport
 from distblock.seeds import derive_seed
+
+NOTHING = Measures(loss_sum=0.0, transport_cost_sum=0.0, num_correct=0, lr=None)
+"""What a stage finds out that runs forward only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +43,7 @@ class HostSpec:
         blueprint: where it is cut.
         stages: the stages hosted here.
         steps_per_epoch: optimizer steps an epoch.
+        inputs: what a stage trains on, where stages train one by one; else None.
         build: the user's own network, where it was given in Python.
     """
 
@@ -46,6 +53,7 @@ class HostSpec:
     blueprint: Blueprint
     stages: range
     steps_per_epoch: int
+    inputs: Inputs | None
     build: Build | None
 
     @property
@@ -70,33 +78,88 @@ class Work:
     departures: tuple[Departure, ...]
 
 
+class Shelf(Protocol):
+    """Keeps what is not resident."""
+
+    def put(self, stage: int, state: Mapping[str, Tensor]) -> None:
+        """Keep a stage's training state."""
+        ...
+
+    def get(self, stage: int) -> Mapping[str, Tensor]:
+        """What was put last."""
+        ...
+
+
 class Host:
     """The hosted stages.
 
     Args:
         spec: what to build.
         clock: seconds from any start; measures computing.
+        shelf: where stages lie that are not needed now: with one, only one stage is resident at a time. It takes
+            that stages train one by one, on cached inputs.
     """
 
-    def __init__(self, spec: HostSpec, *, clock: Callable[[], float]) -> None:
+    def __init__(self, spec: HostSpec, *, clock: Callable[[], float], shelf: Shelf | None = None) -> None:
         self.spec = spec
         self.device = spec.device
         self._clock = clock
-        self.stages = build_stages(spec)
+        self._shelf = shelf
+        self._keeps_laps = spec.config.regime.name == "wavefront" and spec.inputs == "frozen"
+        self._frozen: dict[tuple[int, int], tuple[Block, ...]] = {}
+        self._resident = {stage.index: stage for stage in build_stages(spec, spec.stages)}
+        if shelf is not None:
+            for index in spec.stages[1:]:
+                self._put_away(index)
 
-    def work(self, item: Item, features: Features, labels: Tensor) -> Work:
-        """Pass a microbatch through the hosted stages, each training or evaluating.
+    def stage(self, index: int) -> Stage:
+        """A hosted stage, resident now."""
+        if index not in self._resident:
+            assert self._shelf is not None
+            for other in list(self._resident):
+                self._put_away(other)
+            (stage,) = build_stages(self.spec, range(index, index + 1))
+            stage.load_training_state(self._shelf.get(index))
+            self._resident[index] = stage
+        return self._resident[index]
+
+    def load(self, state: Mapping[int, Mapping[str, np.ndarray]]) -> None:
+        """Start from these weights: by stage, then by name; others stay."""
+        for index in self.spec.stages:
+            if index in state:
+                self.stage(index).load({name: torch.from_numpy(array.copy()) for name, array in state[index].items()})
+
+    def states(self) -> dict[int, dict[str, np.ndarray]]:
+        """Weights and buffers, by stage, then by name."""
+        return {
+            index: {name: tensor.numpy() for name, tensor in self.stage(index).state().items()}
+            for index in self.spec.stages
+        }
+
+    def release(self, stage: int, lap: int) -> None:
+        """Nobody will ask any more for the stage as it was after the lap."""
+        self._frozen.pop((stage, lap), None)
+
+    def work(self, item: Item, features: Features, labels: Tensor, *, first: int | None = None) -> Work:
+        """Pass a microbatch through the hosted stages, each as its role is, and no further than it has to go.
+
+        Args:
+            item: the microbatch.
+            features: what enters the first of them, on the device.
+            labels: int64 ``(N,)``.
+            first: the stage they enter; default: the first hosted.
 
         Raises:
             StageError: a stage failed; it names the stage, the microbatch and the cause.
         """
         reports, arrivals, departures = [], [], []
-        for stage in self.stages:
+        last = self.spec.stages.stop - 1 if item.stage is None else min(item.stage, self.spec.stages.stop - 1)
+        for index in range(self.spec.stages.start if first is None else first, last + 1):
             if reports:
-                features, arrival, departure = self._hop(stage.index, features)
+                features, arrival, departure = self._hop(index, features)
                 arrivals.append(arrival)
                 departures.append(departure)
-            features, report = self._work_one(stage, item, features, labels)
+            features, report = self._work_one(self.stage(index), item, features, labels)
             reports.append(report)
         return Work(features=features, reports=tuple(reports), arrivals=tuple(arrivals), departures=tuple(departures))
 
@@ -108,8 +171,12 @@ class Host:
 
     def _work_one(self, stage: Stage, item: Item, features: Features, labels: Tensor) -> tuple[Features, StageReport]:
         begun_s = self._clock()
+        role = item.role(stage.index)
         try:
-            if item.purpose == "train":
+            if role == "forward":
+                features, measures = self._forward(stage, item.lap, features), NOTHING
+            elif role == "train":
+                self._keep_lap(stage, item.lap)
                 features, measures = stage.train(item, features, labels)
             else:
                 features, measures = stage.evaluate(features, labels)
@@ -117,13 +184,28 @@ class Host:
             raise StageError(stage.index, str(item), explain(error)) from error
         return features, StageReport(
             stage=stage.index,
+            role=role,
             loss_sum=measures.loss_sum,
             transport_cost_sum=measures.transport_cost_sum,
             num_correct=measures.num_correct,
-            num_samples=item.num_samples,
+            num_samples=item.num_samples if role != "forward" else 0,
             compute_s=self._clock() - begun_s,
             lr=measures.lr,
+            multiplier=measures.multiplier,
         )
+
+    def _forward(self, stage: Stage, lap: int, features: Features) -> Features:
+        assert stage.lap <= lap or (stage.index, lap) in self._frozen
+        return stage.forward(features, blocks=self._frozen.get((stage.index, lap)))
+
+    def _keep_lap(self, stage: Stage, lap: int) -> None:
+        """A stage goes on to its next lap: keep a copy as it was, for the stages that are still behind."""
+        if self._keeps_laps and lap != stage.lap:
+            self._frozen[stage.index, stage.lap] = copy.deepcopy(stage.blocks)
+
+    def _put_away(self, index: int) -> None:
+        assert self._shelf is not None
+        self._shelf.put(index, self._resident.pop(index).training_state())
 
     def _hop(self, edge: int, features: Features) -> tuple[Features, Arrival, Departure]:
         begun_s = self._clock()
@@ -138,11 +220,11 @@ class Host:
         return passed, Arrival(edge=edge, fetch_s=0.0, decode_s=0.0, exposed_s=0.0), departure
 
 
-def build_stages(spec: HostSpec) -> list[Stage]:
-    """The hosted stages, initialized: the whole network is built, so that everyone's weights come from one place, and
-    the blocks of others are dropped."""
+def build_stages(spec: HostSpec, stages: range) -> list[Stage]:
+    """Stages, initialized: the whole network is built, so that everyone's weights come from one place, and the blocks
+    of others are dropped."""
     blocks = network(spec.config, spec.problem, spec.build)
-    return [_build_stage(spec, index, blocks) for index in spec.stages]
+    return [_build_stage(spec, index, blocks) for index in stages]
 
 
 def explain(error: BaseException) -> str:

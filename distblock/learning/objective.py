@@ -69,6 +69,45 @@ def stage_tau(tau: float, *, varying: bool, stage: int, num_stages: int) -> floa
     return tau / 2 if varying and stage < num_stages // 2 else tau
 
 
+class Multiplier:
+    """Lambda, which tunes tau by itself: the loss is ``cross_entropy + cost / lambda``, and lambda grows while the
+    cross-entropy is large, so that a stage that cannot yet classify is held back less.
+
+    Args:
+        start: lambda_0, at the start of every lap.
+        step: what the cross-entropy is multiplied by before it is added.
+        every: updates between two additions.
+
+    Source: method of multipliers (Uzawa), as in the scripts of Karkar et al. 2022; the paper's text weighs the loss
+    instead (``lambda * cross_entropy + cost``), which differs by the factor lambda.
+    """
+
+    def __init__(self, *, start: float, step: float, every: int) -> None:
+        self._start = start
+        self._step = step
+        self._every = every
+        self.value = start
+
+    def begin_lap(self) -> None:
+        """Lambda starts anew; the optimizer's momentum lives on."""
+        self.value = self._start
+
+    def update(self, num_updates: int, cross_entropy: float) -> None:
+        """Raise lambda, where it is time: called with each batch's first cross-entropy, before its loss is formed.
+
+        Args:
+            num_updates: optimizer steps of the lap before this one.
+            cross_entropy: mean over samples.
+        """
+        if num_updates and num_updates % self._every == 0:
+            self.value += self._step * cross_entropy
+
+
+def multiplier_start(start: float, *, power: float, stage: int) -> float:
+    """Where a stage's lambda begins: ``lambda_0 * k^p`` for stage k >= 1, and ``lambda_0`` for stage 0."""
+    return start * stage**power if stage else start
+
+
 def local_loss(cross_entropy: Tensor, cost: Tensor | None, tau: float) -> Tensor:
     """``cross_entropy + cost / (2 tau)``; without a cost, or with infinite tau, the cross-entropy itself."""
     # 0 * cost would be the same number, but its gradients are NaN where the cost overflows.

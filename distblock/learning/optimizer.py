@@ -7,29 +7,17 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from distblock.config import OptimizerConfig
 
 
-def build_optimizer(
-    parameters: Iterable[nn.Parameter], config: OptimizerConfig, *, steps_per_epoch: int, num_steps: int
-) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """An optimizer and its schedule.
-
-    Args:
-        parameters: those of one stage.
-        config: the settings.
-        steps_per_epoch: optimizer steps an epoch; turns ``warmup_epochs`` into steps.
-        num_steps: optimizer steps of the whole run.
-    """
-    optimizer = _optimizer(list(parameters), config)
-    warmup_steps = round(config.warmup_epochs * steps_per_epoch)
-
-    def factor(step: int) -> float:
-        return lr_factor(step, config, warmup_steps=warmup_steps, num_steps=num_steps)
-
-    return optimizer, LambdaLR(optimizer, factor)
+def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """An optimizer of one stage's parameters."""
+    if config.name == "adam":
+        return torch.optim.Adam(
+            parameters, lr=config.lr, betas=(config.momentum, 0.999), weight_decay=config.weight_decay
+        )
+    return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
 
 
 def lr_factor(step: int, config: OptimizerConfig, *, warmup_steps: int, num_steps: int) -> float:
@@ -51,11 +39,3 @@ def lr_factor(step: int, config: OptimizerConfig, *, warmup_steps: int, num_step
         passed = sum(step >= milestone * num_steps for milestone in config.milestones)
         return config.step_factor**passed
     return 1.0
-
-
-def _optimizer(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
-    if config.name == "adam":
-        return torch.optim.Adam(
-            parameters, lr=config.lr, betas=(config.momentum, 0.999), weight_decay=config.weight_decay
-        )
-    return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from distblock.codecs.cast import Features, named_tensors
 from distblock.config import Config
 from distblock.learning.network import Block, main_tensor, run_blocks
-from distblock.learning.objective import local_loss, stage_tau, stage_transport_cost
-from distblock.learning.optimizer import build_optimizer
+from distblock.learning.objective import Multiplier, local_loss, multiplier_start, stage_tau, stage_transport_cost
+from distblock.learning.optimizer import build_optimizer, lr_factor
 from distblock.messages import Item
 from distblock.seeds import derive_seed
 
@@ -37,6 +37,7 @@ class Measures:
     transport_cost_sum: float
     num_correct: int
     lr: float | None
+    multiplier: float | None = None
 
 
 class Stage:
@@ -75,12 +76,14 @@ class Stage:
         self._autocast = AUTOCAST.get(config.precision)
         self._channels_last = config.model.channels_last
         self._seed = derive_seed(config.seed, "stage", index)
-        self.optimizer, self.scheduler = build_optimizer(
-            self.module.parameters(),
-            config.optimizer,
-            steps_per_epoch=steps_per_epoch,
-            num_steps=steps_per_epoch * config.regime.epochs,
-        )
+        self.lap = 0
+        self._updates = 0
+        self._lap_updates = 0
+        self._optimizer_config = config.optimizer
+        self._warmup_steps = round(config.optimizer.warmup_epochs * steps_per_epoch)
+        self._num_steps = steps_per_epoch * config.regime.total_epochs(index)
+        self._multiplier = _multiplier(config, index, self.tau)
+        self.optimizer = build_optimizer(self.module.parameters(), config.optimizer)
         self._scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
 
     def train(self, item: Item, features: Features, labels: Tensor) -> tuple[Features, Measures]:
@@ -98,18 +101,19 @@ class Stage:
             FloatingPointError: the loss is not finite; no step was taken.
             ValueError: a block wrote to its input.
         """
+        self._begin_lap(item.lap)
         self.module.train()
         features = self._arrange(features)
         versions = _versions(features)
         # Random layers draw by (stage, microbatch): what they draw does not depend on who else shares the process.
         with torch.random.fork_rng(self._rng_devices()):
-            torch.manual_seed(derive_seed(self._seed, item.number))
+            torch.manual_seed(derive_seed(self._seed, item.epoch, item.index))
             leaving, logits, cost = self._forward(features)
         cross_entropy = nn.functional.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
-        loss = local_loss(cross_entropy, cost, self.tau)
+        self._raise_multiplier(cross_entropy)
+        loss = local_loss(cross_entropy, cost, self._tau)
         self._scaler.scale(loss * (item.num_samples / item.batch_samples)).backward()
-        lr = self.optimizer.param_groups[0]["lr"]
-        measures = self._measure(cross_entropy, cost, logits, labels, lr=lr)
+        measures = self._measure(cross_entropy, cost, logits, labels, lr=self._lr)
         self._check(measures, item, features, versions)
         if item.closes_batch:
             self._step()
@@ -123,6 +127,17 @@ class Stage:
         cross_entropy = nn.functional.cross_entropy(logits, labels)
         return leaving, self._measure(cross_entropy, cost, logits, labels, lr=None)
 
+    @torch.no_grad()
+    def forward(self, features: Features, *, blocks: Sequence[Block] | None = None) -> Features:
+        """The output in evaluation mode, without the classifier; of other blocks in place of its own, where given."""
+        features = self._arrange(features)
+        blocks = self.blocks if blocks is None else blocks
+        for block in blocks:
+            for _, module in block.modules:
+                module.eval()
+        with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
+            return run_blocks(blocks, features)[0]
+
     def state(self) -> dict[str, Tensor]:
         """Weights and buffers on the host, by name: ``network.<name in the network>`` and ``classifier.<name>``."""
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self.module.state_dict().items()}
@@ -130,6 +145,56 @@ class Stage:
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take over the weights and buffers that are given, by name; others stay."""
         self.module.load_state_dict(dict(state), strict=False)
+
+    def training_state(self) -> dict[str, Tensor]:
+        """All that the stage needs to train on as if nothing had happened: weights and buffers, the optimizer's state,
+        counters, lambda and the loss's scale; on the host."""
+        state = {f"stage.{name}": tensor for name, tensor in self.state().items()}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            state |= {f"optimizer.{index}.{k}": v.detach().cpu() for k, v in values.items() if isinstance(v, Tensor)}
+        multiplier = 0.0 if self._multiplier is None else self._multiplier.value
+        state["counters"] = torch.tensor([self.lap, self._updates, self._lap_updates])
+        state["scalars"] = torch.tensor([multiplier, self._scaler.get_scale()], dtype=torch.float64)
+        return state
+
+    def load_training_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `training_state` gave."""
+        self.load({name.removeprefix("stage."): t for name, t in state.items() if name.startswith("stage.")})
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in state.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".", 2)
+                moments.setdefault(int(index), {})[key] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        self.lap, self._updates, self._lap_updates = (int(value) for value in state["counters"])
+        multiplier, scale = state["scalars"].tolist()
+        if self._multiplier is not None:
+            self._multiplier.value = multiplier
+        if self._scaler.is_enabled():
+            self._scaler.load_state_dict({**self._scaler.state_dict(), "scale": scale})
+
+    def _begin_lap(self, lap: int) -> None:
+        if lap == self.lap:
+            return
+        self.lap, self._lap_updates = lap, 0
+        if self._multiplier is not None:
+            self._multiplier.begin_lap()
+
+    def _raise_multiplier(self, cross_entropy: Tensor) -> None:
+        starts_batch = not any(p.grad is not None for p in self.optimizer.param_groups[0]["params"])
+        if self._multiplier is not None and starts_batch:
+            self._multiplier.update(self._lap_updates, float(cross_entropy.detach()))
+
+    @property
+    def _tau(self) -> float:
+        """The cost weighs 1/(2 tau), or 1/lambda."""
+        return self.tau if self._multiplier is None else self._multiplier.value / 2
+
+    @property
+    def _lr(self) -> float:
+        """The learning rate of the next step."""
+        config = self._optimizer_config
+        return config.lr * lr_factor(self._updates, config, warmup_steps=self._warmup_steps, num_steps=self._num_steps)
 
     def _forward(self, features: Features) -> tuple[Features, Tensor, Tensor | None]:
         with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
@@ -150,26 +215,30 @@ class Stage:
             transport_cost_sum=mean_cost * len(labels),
             num_correct=int(num_correct),
             lr=lr,
+            multiplier=None if lr is None or self._multiplier is None else self._multiplier.value,
         )
 
     def _check(self, measures: Measures, item: Item, features: Features, versions: list[int]) -> None:
         if not math.isfinite(measures.loss_sum + measures.transport_cost_sum):
             raise FloatingPointError(
                 f"the loss is not finite (cross-entropy {measures.loss_sum / item.num_samples:.4g},"
-                f" transport cost {measures.transport_cost_sum / item.num_samples:.4g}, tau {self.tau:g});"
+                f" transport cost {measures.transport_cost_sum / item.num_samples:.4g}, tau {self._tau:g});"
                 " try a smaller optimizer.lr, a larger objective.tau or optimizer.clip_norm"
             )
         if _versions(features) != versions:
             raise ValueError("a block wrote to its input in place; make the operation out of place")
 
     def _step(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._lr
         if self._clip_norm is not None:
             self._scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.module.parameters(), self._clip_norm)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self.optimizer.zero_grad()
-        self.scheduler.step()
+        self._updates += 1
+        self._lap_updates += 1
 
     def _arrange(self, features: Features) -> Features:
         if self._channels_last and isinstance(features, Tensor) and features.ndim == 4:
@@ -188,6 +257,18 @@ def weights_sha256(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}|{str(tensor.dtype).removeprefix('torch.')}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _multiplier(config: Config, stage: int, tau: float) -> Multiplier | None:
+    objective = config.objective
+    if not objective.multiplier_step:
+        return None
+    start = multiplier_start(
+        2 * tau if objective.multiplier_start is None else objective.multiplier_start,
+        power=objective.multiplier_depth_power,
+        stage=stage,
+    )
+    return Multiplier(start=start, step=objective.multiplier_step, every=objective.multiplier_every)
 
 
 def _nest(blocks: Sequence[Block]) -> nn.Module:

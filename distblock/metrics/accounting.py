@@ -22,6 +22,8 @@ class PassSums:
         compute_s: seconds the stage computed.
         idle_s: seconds the worker idled; a worker's idling counts for its first stage.
         lr: learning rate of the last step; None in evaluation.
+        multiplier: lambda of the last step, where the multiplier tunes itself; else None.
+        lap: the lap it belongs to.
     """
 
     loss_sum: float = 0.0
@@ -31,6 +33,8 @@ class PassSums:
     compute_s: float = 0.0
     idle_s: float = 0.0
     lr: float | None = None
+    multiplier: float | None = None
+    lap: int = 0
 
     def add(self, report: StageReport) -> None:
         """Count one microbatch."""
@@ -40,6 +44,7 @@ class PassSums:
         self.num_samples += report.num_samples
         self.compute_s += report.compute_s
         self.lr = report.lr
+        self.multiplier = report.multiplier
 
     @property
     def loss(self) -> float:
@@ -62,11 +67,12 @@ class StageRow:
     """One stage in one epoch; figures of a part that was not evaluated are None.
 
     Attributes:
-        stage, lap, epoch: whose row it is, each counted from 0; lap is 0 in the parallel regime.
+        stage, lap, epoch: whose row it is, each counted from 0, epochs over all laps; lap is 0 where all train at once.
         train_loss, ..., test_transport_cost: means over the part's samples; accuracies from 0 to 1.
         num_samples: samples trained on in this epoch.
         compute_s, idle_s: seconds of the epoch's training and evaluation; a worker's idling counts for its first stage.
         lr: learning rate of the epoch's last step.
+        multiplier: lambda of the epoch's last step, where the multiplier tunes itself.
     """
 
     stage: int
@@ -85,6 +91,15 @@ class StageRow:
     compute_s: float
     idle_s: float
     lr: float | None
+    multiplier: float | None
+
+
+@dataclass(kw_only=True, slots=True)
+class ServedSums:
+    """What a stage did for others: it ran forward only, or stood by."""
+
+    compute_s: float = 0.0
+    idle_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,18 +127,29 @@ class Account:
 
     def __init__(self, *, num_stages: int) -> None:
         self._passes: dict[tuple[int, int, Part], PassSums] = {}
+        self._served = [ServedSums() for _ in range(num_stages)]
         self._hops = HopSums(num_stages)
         self._peak_memory_bytes = [0] * num_stages
+
+    def begin(self) -> None:
+        """Nothing is counted yet."""
 
     def record(self, report: WorkerReport) -> None:
         """Count what a worker tells about one microbatch. Each worker's reports come in stream order, and once."""
         item = report.item
         for stage in report.stages:
-            sums = self._passes.setdefault((stage.stage, item.epoch, item.part), PassSums())
-            sums.add(stage)
+            if stage.role == "forward":
+                self._served[stage.stage].compute_s += stage.compute_s
+            else:
+                sums = self._passes.setdefault((stage.stage, item.epoch, item.part), PassSums(lap=item.lap))
+                sums.add(stage)
             peak = max(self._peak_memory_bytes[stage.stage], report.peak_memory_bytes)
             self._peak_memory_bytes[stage.stage] = peak
-        self._passes[report.stages[0].stage, item.epoch, item.part].idle_s += report.idle_s
+        first = report.stages[0]
+        if first.role == "forward":
+            self._served[first.stage].idle_s += report.idle_s
+        else:
+            self._passes[first.stage, item.epoch, item.part].idle_s += report.idle_s
         self._hops.record(report)
 
     def record_departure(self, departure: Departure, node: str) -> None:
@@ -136,8 +162,9 @@ class Account:
 
     @property
     def samples_trained(self) -> int:
-        """Samples that stage 0 has trained on, all epochs together."""
-        return self.stage_totals(0).num_samples
+        """Samples that a stage has trained on, all epochs together: the mean over stages."""
+        num_stages = len(self._served)
+        return round(sum(self.stage_totals(stage).num_samples for stage in range(num_stages)) / num_stages)
 
     def stage_pass(self, stage: int, epoch: int, part: Part) -> PassSums | None:
         """A copy of the sums of a pass, finished or running; None if it has not begun."""
@@ -149,8 +176,8 @@ class Account:
         passes = [(part, sums) for (index, _, part), sums in self._passes.items() if index == stage]
         return StageTotals(
             num_samples=sum(sums.num_samples for part, sums in passes if part == "train"),
-            compute_s=sum(sums.compute_s for _, sums in passes),
-            idle_s=sum(sums.idle_s for _, sums in passes),
+            compute_s=sum(sums.compute_s for _, sums in passes) + self._served[stage].compute_s,
+            idle_s=sum(sums.idle_s for _, sums in passes) + self._served[stage].idle_s,
             peak_memory_bytes=self._peak_memory_bytes[stage],
         )
 
@@ -168,7 +195,7 @@ class Account:
         passes = [sums for sums in (train, validation, test) if sums]
         return StageRow(
             stage=stage,
-            lap=0,
+            lap=passes[0].lap,
             epoch=epoch,
             train_loss=train and train.loss,
             train_accuracy=train and train.accuracy,
@@ -183,4 +210,5 @@ class Account:
             compute_s=sum(sums.compute_s for sums in passes),
             idle_s=sum(sums.idle_s for sums in passes),
             lr=train and train.lr,
+            multiplier=train and train.multiplier,
         )

@@ -79,6 +79,12 @@ TRANSPORT_COST = Metric(
 LEARNING_RATE = Metric(
     name="distblock_learning_rate", kind="gauge", labels=_STAGE, help="Learning rate of a stage's last step."
 )
+MULTIPLIER = Metric(
+    name="distblock_multiplier",
+    kind="gauge",
+    labels=_STAGE,
+    help="Lambda of a stage's last step, where the multiplier tunes itself: the transport cost weighs 1/lambda.",
+)
 PEAK_MEMORY = Metric(
     name="distblock_peak_memory_bytes",
     kind="gauge",

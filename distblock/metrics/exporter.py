@@ -57,7 +57,10 @@ class Exporter:
         """Count what a worker tells about one microbatch."""
         with self._values.lock:
             for stage in report.stages:
-                self._count_stage(report.item, stage)
+                if stage.role == "forward":
+                    self._values.add(catalogue.COMPUTE, (str(stage.stage),), stage.compute_s)
+                else:
+                    self._count_stage(report.item, stage)
                 self._values.set(catalogue.PEAK_MEMORY, (str(stage.stage),), report.peak_memory_bytes)
             self._values.add(catalogue.IDLE, (str(report.stages[0].stage),), report.idle_s)
             for departure in report.departures:
@@ -105,6 +108,8 @@ class Exporter:
         values.set(catalogue.EPOCH, (stage,), item.epoch + 1)
         if report.lr is not None:
             values.set(catalogue.LEARNING_RATE, (stage,), report.lr)
+        if report.multiplier is not None:
+            values.set(catalogue.MULTIPLIER, (stage,), report.multiplier)
         epoch, sums = self._passes.get((report.stage, item.part), (-1, PassSums()))
         if epoch != item.epoch:
             sums = PassSums()

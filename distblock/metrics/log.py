@@ -29,7 +29,7 @@ METRICS_SCHEMA = pa.schema(
             for figure in ("loss", "accuracy", "transport_cost")
         ),
         ("num_samples", pa.int64()),
-        *((name, pa.float64()) for name in ("compute_s", "idle_s", "lr")),
+        *((name, pa.float64()) for name in ("compute_s", "idle_s", "lr", "multiplier")),
     ],
     metadata=_METADATA,
 )

@@ -10,6 +10,10 @@ from distblock.messages import Departure, WorkerReport
 class Recorder(Protocol):
     """Listens to microbatches."""
 
+    def begin(self) -> None:
+        """The stages are ready, and the first microbatch is on its way."""
+        ...
+
     def record(self, report: WorkerReport) -> None:
         """A worker is done with a microbatch."""
         ...

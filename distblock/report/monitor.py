@@ -14,7 +14,9 @@ from distblock.messages import Departure, WorkerReport
 from distblock.metrics.accounting import Account
 from distblock.metrics.exporter import Exporter
 from distblock.metrics.log import HopsLog, metrics_table
+from distblock.report.lap_progress import LapProgress
 from distblock.report.progress import Progress
+from distblock.schedule.stopping import Patience
 from distblock.schedule.stream import StreamPlan
 
 
@@ -30,21 +32,31 @@ class Monitor:
         run: its name.
         blueprint: its network.
         plan: its stream.
+        patience: is told the validation accuracies.
         console: where progress goes.
 
     Raises:
         InputError: the exporter's port is taken.
     """
 
-    def __init__(self, config: Config, *, run: str, blueprint: Blueprint, plan: StreamPlan, console: Console) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        run: str,
+        blueprint: Blueprint,
+        plan: StreamPlan,
+        patience: Patience,
+        console: Console,
+    ) -> None:
+        self._patience = patience
         self.account = Account(num_stages=blueprint.num_stages)
+        self._num_validation = plan.num_validation
         self._last_stage = blueprint.num_stages - 1
         self._begun_s: float | None = None
         self.wall_s = 0.0
         self._hops = HopsLog(interval_s=config.metrics.interval_s)
-        self._progress = Progress(
-            console, num_stages=blueprint.num_stages, epochs=plan.epochs, samples_per_epoch=plan.num_train
-        )
+        self._progress = _progress(config, blueprint, plan, console)
         self._exporter = None
         if config.metrics.port is not None:
             self._exporter = Exporter(run=run, host=config.metrics.host, port=config.metrics.port)
@@ -78,9 +90,23 @@ class Monitor:
         if self._exporter is not None:
             self._exporter.record(report)
         self._progress.record(report)
+        if report.item.purpose == "evaluate" and report.item.part == "validation":
+            self._evaluated(report)
+
+    def _evaluated(self, report: WorkerReport) -> None:
+        """Stages have evaluated a microbatch of the validation part: perhaps the last one that was missing.
+
+        A worker's reports may overtake each other on their way, so samples are counted.
+        """
         item = report.item
-        if item.part == "validation" and item.closes_pass and report.stages[-1].stage == self._last_stage:
-            self._progress.epoch_done(item.epoch, [row for row in self.account.rows() if row.epoch == item.epoch])
+        for stage in report.stages:
+            sums = self.account.stage_pass(stage.stage, item.epoch, "validation")
+            if stage.role != "evaluate" or sums is None or sums.num_samples < self._num_validation:
+                continue
+            self._patience.tell(stage.stage, item.lap, item.epoch, sums.accuracy)
+            if stage.stage == (self._last_stage if item.stage is None else item.stage):
+                rows = [row for row in self.account.rows() if row.epoch == item.epoch]
+                self._progress.epoch_done(item.epoch, [row for row in rows if item.stage in (None, row.stage)])
 
     def record_departure(self, departure: Departure, node: str) -> None:
         """A microbatch of data is ready."""
@@ -112,3 +138,11 @@ class Monitor:
     def hops_table(self) -> pa.Table:
         """A row per edge and reporting interval."""
         return self._hops.table(self.account)
+
+
+def _progress(config: Config, blueprint: Blueprint, plan: StreamPlan, console: Console) -> Progress | LapProgress:
+    regime = config.regime
+    if not regime.one_by_one:
+        return Progress(console, num_stages=blueprint.num_stages, epochs=plan.epochs, samples_per_epoch=plan.num_train)
+    lap_epochs = [regime.lap_epochs(stage) for stage in range(blueprint.num_stages)]
+    return LapProgress(console, laps=regime.laps, lap_epochs=lap_epochs, samples_per_epoch=plan.num_train)

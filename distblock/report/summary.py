@@ -11,6 +11,7 @@ import torch
 from distblock.config import Config
 from distblock.learning.blueprint import Blueprint
 from distblock.learning.stage import weights_sha256
+from distblock.messages import Inputs
 from distblock.metrics.accounting import Account, StageRow
 from distblock.metrics.hops import EdgeSums
 
@@ -22,6 +23,8 @@ def summarize(
     state: Mapping[int, Mapping[str, np.ndarray]],
     *,
     wall_s: float,
+    inputs: Inputs | None = None,
+    peak_bytes: int = 0,
 ) -> dict[str, Any]:
     """Put a finished run together.
 
@@ -34,11 +37,15 @@ def summarize(
         account: its sums.
         state: the final weights and buffers, by stage, then by name.
         wall_s: seconds from the first microbatch to the last.
+        inputs: what stages trained on, where they train one by one.
+        peak_bytes: most bytes of caches or frozen copies at once.
     """
     last_rows = _last_rows(account.rows())
     stages = [_stage(blueprint, account, row, state[stage]) for stage, row in sorted(last_rows.items())]
     best = max(stages, key=lambda stage: (stage["val_accuracy"], -stage["index"]))
     data_edge, *edges = [_edge(sums) for sums in account.edges()]
+    if inputs == "cache":
+        edges = [{**edge, "transport": "cache file"} for edge in edges]
     return {
         "regime": config.regime.name,
         "executor": config.executor,
@@ -48,7 +55,11 @@ def summarize(
         "wall_s": wall_s,
         "samples_per_s": account.samples_trained / wall_s,
         "epochs": last_rows[0].epoch + 1,
+        "laps": config.regime.laps,
+        "inputs": inputs,
+        "set_aside_peak_bytes": peak_bytes,
         "best_stage": best["index"],
+        "droppable_stages": list(range(best["index"] + 1, len(stages))),
         "test_accuracy": best["test_accuracy"],
         "stages": stages,
         "edges": edges,

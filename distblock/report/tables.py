@@ -134,8 +134,8 @@ def _range(blocks: Sequence[str]) -> str:
 
 
 def _path(edge: Mapping[str, Any]) -> str:
-    if edge["transport"] == "in process":
-        return "in process"
+    if edge["transport"] != "object store":
+        return edge["transport"]
     if not edge["cross_node_hops"]:
         return "same node"
     return "mixed" if edge["same_node_hops"] else "cross node"

@@ -1,14 +1,15 @@
 """The driver: executes the schedule. It holds references, never tensors.
 
-It is a loop around a `Dispatcher`: a report comes in, the dispatcher says who may begin what, and each leave becomes
-one actor call that takes a reference in and gives two back, the output's and the report's. Only the report is read.
+It is a loop around a `Course` and a `Dispatcher` for each stream under way: a report comes in, they say who may begin
+what, and each leave becomes one actor call that takes a reference in and gives two back, the output's and the
+report's. Only the report is read.
 """
 
 from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,12 +26,15 @@ from distblock.errors import DistblockError, WorkerLostError
 from distblock.learning.host import HostSpec
 from distblock.messages import Item, WorkerReport
 from distblock.metrics.observer import Observer
+from distblock.runtime.caches import CacheSource
 from distblock.runtime.cluster import check_machine, joined, placed
 from distblock.runtime.feeder import DataWorker
 from distblock.runtime.placement import bundles
 from distblock.runtime.worker import StageWorker
-from distblock.schedule.credits import Limit
+from distblock.schedule.course import Course, Lane
+from distblock.schedule.credits import Credits, Limit
 from distblock.schedule.dispatch import Dispatch, Dispatcher
+from distblock.schedule.laps import Cell
 
 Actor = Any
 """A handle; Ray finds its methods by name, which no type checker can follow."""
@@ -42,6 +46,9 @@ KEEP_MEMORY = {
 }
 """Settings of glibc for workers. It would hand a step's large tensors back to the kernel and fault every page in again
 at the next step, the more so in threads other than the first: a tenth of a ResNet-20's time on a CPU."""
+
+CLOSE_S = 5.0
+"""Seconds in which workers have to free their caches."""
 
 State = dict[int, dict[str, np.ndarray]]
 """Weights and buffers, by stage, then by name."""
@@ -73,12 +80,12 @@ def check(job: Job) -> None:
     check_machine(job.hosts[0].config, _bundles(job))
 
 
-def execute(job: Job, items: Iterator[Item], observer: Observer, *, note: Callable[[str], None]) -> State:
+def execute(job: Job, course: Course, observer: Observer, *, note: Callable[[str], None]) -> State:
     """Run a job on a cluster.
 
     Args:
         job: what to run.
-        items: the stream.
+        course: the streams.
         observer: is told everything as it happens.
         note: is told in words what the run waits for.
 
@@ -96,7 +103,7 @@ def execute(job: Job, items: Iterator[Item], observer: Observer, *, note: Callab
         stack.enter_context(joined(config, _bundles(job)))
         group = stack.enter_context(placed(_bundles(job), strategy=config.resources.strategy, note=note))
         workers, feeders = stack.enter_context(_actors(job, group))
-        _Run(job, workers, feeders, items, observer).loop()
+        _Run(job, workers, feeders, course, observer).loop()
         state: State = {}
         for worker in workers:
             state |= ray.get(worker.states.remote())
@@ -128,8 +135,16 @@ def _actors(job: Job, group: PlacementGroup) -> Iterator[tuple[list[Actor], list
                 ray.get(worker.load.remote({stage: job.initial[stage] for stage in spec.stages}))
         yield workers, feeders
     finally:
+        if job.hosts[0].inputs == "cache":
+            _free_caches(actors[: len(job.hosts)])
         for actor in actors:
             ray.kill(actor)
+
+
+def _free_caches(workers: Sequence[Actor]) -> None:
+    """Files outlive a process that is killed; one that is dead or hangs already is not waited for."""
+    if workers:
+        ray.wait([worker.close.remote() for worker in workers], num_returns=len(workers), timeout=CLOSE_S)
 
 
 def start_worker(spec: HostSpec, index: int, group: PlacementGroup, *, bundle: int) -> Actor:
@@ -160,98 +175,164 @@ def _await_ready(job: Job, index: int, actor: Actor) -> None:
 class _Event:
     """A call has ended: its report, or why there is none."""
 
+    lane: _Lane
     dispatch: Dispatch
     report: Any
     failure: BaseException | None
 
 
+class _Lane:
+    """A stream under way: the workers it passes, and the references in flight.
+
+    Attributes:
+        workers: index of each worker it passes, in order.
+        source: the cache that its microbatches come from; None: they are data.
+    """
+
+    def __init__(self, lane: Lane, dispatcher: Dispatcher, workers: Sequence[int], source: CacheSource | None) -> None:
+        self.lane = lane
+        self.dispatcher = dispatcher
+        self.workers = workers
+        self.source = source
+        self.payloads: dict[tuple[int, int], ObjectRef] = {}
+
+    def edge(self, place: int) -> int | None:
+        """The worker that an edge leads to, by the place before it; None where samples come from a cache."""
+        return None if self.source is not None else self.workers[place]
+
+
 class _Run:
-    """The loop's state: the dispatcher, the references in flight, and the events that came in."""
+    """The loop's state: the lanes under way, and the events that came in."""
 
     def __init__(
-        self,
-        job: Job,
-        workers: list[Actor],
-        feeders: list[Actor],
-        items: Iterator[Item],
-        observer: Observer,
+        self, job: Job, workers: list[Actor], feeders: list[Actor], course: Course, observer: Observer
     ) -> None:
         self._job = job
         self._workers = workers
         self._feeders = feeders
+        self._course = course
         self._observer = observer
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
-        self._payloads: dict[tuple[int, int], ObjectRef] = {}
-        self._stage_of_edge = [spec.stages.start for spec in job.hosts]
-        self._dispatcher = Dispatcher(items, limits=self._limits(), size=self._size)
+        self._lanes: list[_Lane] = []
+        self._limits = self._edge_limits()
+        self._edges = [Credits(limit) for limit in self._limits]
+        self._sources = self._cache_sources() if job.hosts[0].inputs == "cache" else []
 
     def loop(self) -> None:
-        """Until every microbatch has passed every worker."""
+        """Until every lane has come to its end."""
+        self._observer.begin()
         self._begin()
-        while not self._dispatcher.is_finished:
-            event = self._events.get()
-            self._finish(event)
+        while not self._course.is_finished:
+            self._finish(self._events.get())
             self._begin()
 
-    def _limits(self) -> list[Limit]:
+    def _edge_limits(self) -> list[Limit]:
         config = self._job.hosts[0].config
         ahead = config.data.prefetch * config.data.workers
         counts = [ahead, *(config.channel.max_in_flight for _ in self._workers[1:])]
         return [Limit(count=count, num_bytes=config.channel.max_in_flight_bytes) for count in counts]
 
-    def _size(self, edge: int, item: Item) -> int:
-        return item.num_samples * self._job.hosts[0].blueprint.sample_bytes[self._stage_of_edge[edge]]
+    def _cache_sources(self) -> list[CacheSource]:
+        nodes = ray.get([worker.ready.remote() for worker in self._workers])
+        folders = ray.get([worker.cache_folder.remote() for worker in self._workers])
+        return [
+            CacheSource(node=node, folder=folder, worker=worker)
+            for node, folder, worker in zip(nodes, folders, self._workers, strict=True)
+        ]
 
     def _begin(self) -> None:
-        for dispatch in self._dispatcher.begin(time.monotonic()):
-            self._submit(dispatch)
-            if dispatch.place < len(self._workers):
-                self._tell_edge(dispatch.place, dispatch.backpressure_s)
+        """Everything that may begin: lanes, and in each lane microbatches; then lanes that were the last to hinder."""
+        while True:
+            self._lanes += [self._lane(lane) for lane in self._course.begin()]
+            for lane in self._lanes:
+                self._begin_in(lane)
+            ended = [lane for lane in self._lanes if lane.dispatcher.is_finished]
+            for lane in ended:
+                self._lanes.remove(lane)
+                for cell in self._course.finish(lane.lane):
+                    self._release(cell)
+            if not ended or self._course.is_finished:
+                break
+        # Lanes share edges: none is always the first to be asked.
+        self._lanes = self._lanes[1:] + self._lanes[:1]
 
-    def _submit(self, dispatch: Dispatch) -> None:
+    def _lane(self, lane: Lane) -> _Lane:
+        last = len(self._workers) - 1 if lane.cell is None else self._host_of(lane.cell.stage)
+        source, workers, edges = None, range(last + 1), self._edges[: last + 1]
+        if lane.cell is not None and lane.cell.stage > 0 and self._sources:
+            source = self._sources[self._host_of(lane.cell.stage - 1)]
+            workers, edges = range(last, last + 1), [Credits(self._limits[0])]
+        entered = [self._job.hosts[worker].stages.start for worker in workers]
+        if source is not None and lane.cell is not None:
+            entered = [lane.cell.stage]
+
+        def size(edge: int, item: Item) -> int:
+            return item.num_samples * self._job.hosts[0].blueprint.sample_bytes[entered[edge]]
+
+        return _Lane(lane, Dispatcher(lane.items, edges=edges, size=size), workers, source)
+
+    def _host_of(self, stage: int) -> int:
+        return next(index for index, spec in enumerate(self._job.hosts) if stage in spec.stages)
+
+    def _release(self, cell: Cell) -> None:
+        hosts = {self._host_of(stage) for stage in (cell.stage, cell.stage + 1)}
+        for host in hosts:
+            self._workers[host].release.remote(cell.stage, cell.lap)
+
+    def _begin_in(self, lane: _Lane) -> None:
+        for dispatch in lane.dispatcher.begin(time.monotonic()):
+            self._submit(lane, dispatch)
+            if dispatch.place < len(lane.workers):
+                self._tell_edge(lane, dispatch.place, dispatch.backpressure_s)
+
+    def _submit(self, lane: _Lane, dispatch: Dispatch) -> None:
         place, item = dispatch.place, dispatch.item
         if place == 0:
             feeder = self._feeders[item.number % len(self._feeders)]
-            payload, report = feeder.prepare.options(num_returns=2).remote(item)
+            method = feeder.prepare if lane.source is None else feeder.locate
+            payload, report = method.options(num_returns=2).remote(item)
         else:
-            entering = self._payloads[place - 1, item.number]
-            payload, report = self._workers[place - 1].hop.options(num_returns=2).remote(item, [entering])
-        if place < len(self._workers):
-            self._payloads[place, item.number] = payload
-        report.future().add_done_callback(lambda future: self._events.put(_event(dispatch, future)))
+            worker, entering = self._workers[lane.workers[place - 1]], lane.payloads[place - 1, item.number]
+            payload, report = worker.hop.options(num_returns=2).remote(item, [entering], lane.source)
+        if place < len(lane.workers):
+            lane.payloads[place, item.number] = payload
+        report.future().add_done_callback(lambda future: self._events.put(_event(lane, dispatch, future)))
 
     def _finish(self, event: _Event) -> None:
-        place, item = event.dispatch.place, event.dispatch.item
+        lane, place, item = event.lane, event.dispatch.place, event.dispatch.item
         if event.failure is not None:
-            raise self._explain(place, event.failure)
-        if place == 0:
-            departure, node = event.report
-            self._observer.record_departure(departure, node)
-        else:
+            raise self._explain(lane, place, event.failure)
+        if place > 0:
             report: WorkerReport = event.report
             self._observer.record(report)
-            del self._payloads[place - 1, item.number]
-        self._dispatcher.finish(place, item)
+            del lane.payloads[place - 1, item.number]
+        elif event.report is not None:
+            departure, node = event.report
+            self._observer.record_departure(departure, node)
+        lane.dispatcher.finish(place, item)
         if place > 0:
-            self._tell_edge(place - 1, 0.0)
+            self._tell_edge(lane, place - 1, 0.0)
 
-    def _tell_edge(self, edge: int, backpressure_s: float) -> None:
-        stage, credits = self._stage_of_edge[edge], self._dispatcher.edges[edge]
+    def _tell_edge(self, lane: _Lane, place: int, backpressure_s: float) -> None:
+        worker = lane.edge(place)
+        if worker is None:
+            return
+        stage, credits = self._job.hosts[worker].stages.start, self._edges[worker]
         self._observer.set_in_flight(stage, credits.count, credits.num_bytes)
         if backpressure_s:
             self._observer.record_backpressure(stage, backpressure_s)
 
-    def _explain(self, place: int, failure: BaseException) -> BaseException:
+    def _explain(self, lane: _Lane, place: int, failure: BaseException) -> BaseException:
         if isinstance(failure, RayTaskError):
             return _cause(failure)
         if isinstance(failure, RayActorError):
-            return _lost(self._job, place - 1 if place > 0 else len(self._workers), failure)
+            return _lost(self._job, lane.workers[place - 1] if place > 0 else len(self._workers), failure)
         return failure
 
 
-def _event(dispatch: Dispatch, future: Any) -> _Event:
+def _event(lane: _Lane, dispatch: Dispatch, future: Any) -> _Event:
     failure = future.exception()
-    return _Event(dispatch, None if failure else future.result(), failure)
+    return _Event(lane, dispatch, None if failure else future.result(), failure)
 
 
 def _cause(error: RayTaskError) -> BaseException:

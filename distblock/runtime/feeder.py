@@ -11,7 +11,7 @@ import ray
 import torch
 
 from distblock.codecs.cast import encode
-from distblock.codecs.payload import Payload
+from distblock.codecs.payload import Header, Payload
 from distblock.codecs.staging import Staging
 from distblock.config import Config
 from distblock.data.dataset import DataInfo, open_data
@@ -39,6 +39,16 @@ class DataWorker:
     def ready(self) -> str:
         """The node's address."""
         return self._node
+
+    def locate(self, item: Item) -> Iterator[Payload | None]:
+        """Where the microbatch's samples lie in their part's own order, with their labels; for a worker with a cache.
+
+        Nothing is read, and nothing departs.
+        """
+        positions, labels = self._data.positions(item)
+        header = Header(run=self._run, edge=item.stage or 0, number=item.number, tensors=())
+        yield Payload(header=header, arrays=(positions,), labels=labels, payload_bytes=0)
+        yield None
 
     def prepare(self, item: Item) -> Iterator[Payload | tuple[Departure, str]]:
         """The microbatch for stage 0, then what it took and where it lies.

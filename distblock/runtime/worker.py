@@ -27,15 +27,20 @@ from distblock.codecs.staging import Staging
 from distblock.errors import StageError
 from distblock.learning.host import Host, HostSpec, Work, explain
 from distblock.messages import Arrival, Departure, Item, WorkerReport
+from distblock.runtime.caches import CacheReader, CacheSource
 from distblock.runtime.turns import Turns
+from distblock.scratch.features import FeatureCache
+from distblock.scratch.shelf import DiskShelf
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Fetched:
-    """A microbatch on the device, and when it came (on the worker's clock)."""
+    """A microbatch on the device, the stage it enters, its hops, and when it came (on the worker's clock)."""
 
     features: Features
     labels: Tensor
+    first: int
+    num_hops: int
     asked_s: float
     fetched_s: float
     decoded_s: float
@@ -46,6 +51,7 @@ class _Computed:
     """What computing gave, and when it ran (on the worker's clock)."""
 
     work: Work
+    departures: tuple[Departure, ...]
     started_s: float
     finished_s: float
     idle_since_s: float
@@ -70,36 +76,68 @@ class StageWorker:
         # Between two kernels the computing thread needs the interpreter; it would wait up to 5 ms for a fetching one.
         sys.setswitchinterval(0.0005)
         self._computing = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(num_threads,))
-        self._host = Host(spec, clock=self._clock)
+        self._cache = FeatureCache(spec.config.regime.cache_dir, run=spec.run) if spec.inputs == "cache" else None
+        # A worker that trains its stages one after the other holds one at a time.
+        one_by_one = len(spec.stages) > 1 and spec.config.regime.name != "wavefront"
+        shelf = DiskShelf(self._cache.folder) if self._cache is not None and one_by_one else None
+        self._host = Host(spec, clock=self._clock, shelf=shelf)
         self._staging = Staging(spec.device)
-        self._turns = Turns()
+        self._turns: dict[tuple[int | None, int], Turns] = {}
         self._node = ray.util.get_node_ip_address()
+        self._reader = None if self._cache is None else CacheReader(self._cache, node=self._node)
         self._idle_since_s = self._clock()
 
     def load(self, state: dict[int, dict[str, np.ndarray]]) -> None:
         """Start from these weights: by stage, then by name."""
-        for stage in self._host.stages:
-            arrays = state.get(stage.index, {})
-            stage.load({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
+        self._host.load(state)
 
     def ready(self) -> str:
         """The node's address; called once all is built, and the worker's idle time counts from here."""
         self._idle_since_s = self._clock()
         return self._node
 
-    def hop(self, item: Item, payloads: list[ObjectRef]) -> Iterator[Payload | WorkerReport | None]:
+    def cache_folder(self) -> str:
+        """Where this worker's caches lie on its node."""
+        assert self._cache is not None
+        return str(self._cache.folder)
+
+    def read_cache(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Bytes of a cache file, for a reader on another node; empty past its end."""
+        assert self._cache is not None
+        return np.fromfile(self._cache.folder / name, dtype=np.uint8, offset=start, count=stop - start)
+
+    def release(self, stage: int, lap: int) -> None:
+        """Nobody will ask any more for the stage as it was after the lap."""
+        self._host.release(stage, lap)
+        if self._cache is not None:
+            self._cache.release(stage, lap)
+
+    def close(self) -> None:
+        """Free what was set aside."""
+        if self._cache is not None:
+            self._cache.close()
+
+    def hop(
+        self, item: Item, payloads: list[ObjectRef], source: CacheSource | None = None
+    ) -> Iterator[Payload | WorkerReport | None]:
         """Fetch a microbatch, pass it through the stages, hand out the output (None if last) and then the report.
+
+        Args:
+            item: the microbatch.
+            payloads: one reference, to what enters; to positions of samples where they come from a cache.
+            source: the cache.
 
         Raises:
             StageError: a stage failed, or what came was not what was expected.
         """
+        turns = self._turns.setdefault((item.stage, item.lap), Turns())
         try:
-            fetched = self._fetch(item, payloads[0])
-            with self._turns.turn(item.number):
+            fetched = self._fetch(item, payloads[0], source)
+            with turns.turn(item.number):
                 computing = self._computing.submit(self._compute, item, fetched)
             computed = computing.result()
-            departures = computed.work.departures
-            if self._is_last:
+            departures = computed.departures
+            if self._is_last or (item.stage is not None and item.stage in self._spec.stages):
                 yield None
             else:
                 payload, encode_s = self._encode(item, computed.work.features, fetched.labels)
@@ -108,35 +146,72 @@ class StageWorker:
                 departures += (_departure(payload, encode_s, put_s=self._clock() - begun_s),)
             yield self._report(item, fetched, computed, departures)
         except StageError as failure:
-            self._turns.fail(failure)
+            turns.fail(failure)
             raise
         except Exception as error:
             failure = StageError(self._spec.stages.start, str(item), explain(error))
-            self._turns.fail(failure)
+            turns.fail(failure)
             raise failure from error
 
     def states(self) -> dict[int, dict[str, np.ndarray]]:
         """Weights and buffers, by stage, then by name."""
-        return {
-            stage.index: {name: tensor.numpy() for name, tensor in stage.state().items()} for stage in self._host.stages
-        }
+        return self._host.states()
 
-    def _fetch(self, item: Item, reference: ObjectRef) -> _Fetched:
-        first = self._spec.stages.start
+    def _fetch(self, item: Item, reference: ObjectRef, source: CacheSource | None) -> _Fetched:
         asked_s = self._clock()
         payload: Payload = ray.get(reference)
+        if source is not None:
+            return self._fetch_cached(item, payload, source, asked_s)
         fetched_s = self._clock()
+        first = self._spec.stages.start
         shapes = self._spec.blueprint.entering[first]
         check_payload(payload, run=self._spec.run, edge=first, item=item, sample_shapes=shapes)
         features, labels = decode(payload, staging=self._staging)
-        return _Fetched(features=features, labels=labels, asked_s=asked_s, fetched_s=fetched_s, decoded_s=self._clock())
+        return _Fetched(
+            features=features,
+            labels=labels,
+            first=first,
+            num_hops=1,
+            asked_s=asked_s,
+            fetched_s=fetched_s,
+            decoded_s=self._clock(),
+        )
+
+    def _fetch_cached(self, item: Item, payload: Payload, source: CacheSource, asked_s: float) -> _Fetched:
+        """A microbatch out of a cache; its hops are those of all microbatches that were stored, at its opening."""
+        assert self._cache is not None
+        assert self._reader is not None
+        assert item.stage is not None
+        path, is_new = self._reader.open(source, item)
+        fetched_s = self._clock()
+        features, labels = self._cache.take(path, item, payload.arrays[0], payload.labels, staging=self._staging)
+        return _Fetched(
+            features=features,
+            labels=labels,
+            first=item.stage,
+            num_hops=self._cache.num_batches(path) if is_new else 0,
+            asked_s=asked_s,
+            fetched_s=fetched_s,
+            decoded_s=self._clock(),
+        )
 
     def _compute(self, item: Item, fetched: _Fetched) -> _Computed:
         started_s, idle_since_s = self._clock(), self._idle_since_s
-        work = self._host.work(item, fetched.features, fetched.labels)
+        work = self._host.work(item, fetched.features, fetched.labels, first=fetched.first)
         self._staging.mark()
+        departures = work.departures
+        if item.purpose == "store" and item.stage in self._spec.stages:
+            assert self._cache is not None
+            codec = self._spec.config.channel.codec
+            departures += (self._cache.store(item, work.features, fetched.labels, codec=codec, staging=self._staging),)
         self._idle_since_s = self._clock()
-        return _Computed(work=work, started_s=started_s, finished_s=self._idle_since_s, idle_since_s=idle_since_s)
+        return _Computed(
+            work=work,
+            departures=departures,
+            started_s=started_s,
+            finished_s=self._idle_since_s,
+            idle_since_s=idle_since_s,
+        )
 
     def _encode(self, item: Item, features: Features, labels: Tensor) -> tuple[Payload, float]:
         begun_s = self._clock()
@@ -154,17 +229,19 @@ class StageWorker:
     def _report(
         self, item: Item, fetched: _Fetched, computed: _Computed, departures: tuple[Departure, ...]
     ) -> WorkerReport:
+        exposed_s = exposed(fetched.asked_s, fetched.decoded_s, idle_since_s=computed.idle_since_s)
+        hops = max(1, fetched.num_hops)
         arrival = Arrival(
-            edge=self._spec.stages.start,
-            fetch_s=fetched.fetched_s - fetched.asked_s,
-            decode_s=fetched.decoded_s - fetched.fetched_s,
-            exposed_s=exposed(fetched.asked_s, fetched.decoded_s, idle_since_s=computed.idle_since_s),
+            edge=fetched.first,
+            fetch_s=(fetched.fetched_s - fetched.asked_s) / hops,
+            decode_s=(fetched.decoded_s - fetched.fetched_s) / hops,
+            exposed_s=exposed_s / hops,
         )
         return WorkerReport(
             worker=self._index,
             item=item,
             stages=computed.work.reports,
-            arrivals=(arrival, *computed.work.arrivals),
+            arrivals=(*(arrival,) * fetched.num_hops, *computed.work.arrivals),
             departures=departures,
             started_s=self._epoch_s + computed.started_s,
             finished_s=self._epoch_s + computed.finished_s,

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from distblock.messages import Item
-from distblock.schedule.credits import Credits, Limit
+from distblock.schedule.credits import Credits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,21 +49,25 @@ class Dispatcher:
     """The state of a pipeline.
 
     Args:
-        items: the stream; numbered from 0 without gaps. Taken from only when place 0 may begin the next.
-        limits: of each edge in order, as many as there are workers.
+        items: the stream; numbered from 0 without gaps. Taken from only when place 0 may begin the next; None stands
+            for nothing now, and the stream is asked again later.
+        edges: what is in flight on each edge in order, as many as there are workers; pipelines may share an edge.
         size: bytes of an item on an edge: ``size(edge, item)``.
     """
 
-    def __init__(self, items: Iterator[Item], *, limits: Sequence[Limit], size: Callable[[int, Item], int]) -> None:
+    def __init__(
+        self, items: Iterator[Item | None], *, edges: Sequence[Credits], size: Callable[[int, Item], int]
+    ) -> None:
         self._items = items
+        self._is_exhausted = False
         self._size = size
-        self._places = [_Place(arrived={}) for _ in range(len(limits) + 1)]
-        self.edges = [Credits(limit) for limit in limits]
+        self._places = [_Place(arrived={}) for _ in range(len(edges) + 1)]
+        self.edges = edges
 
     @property
     def is_finished(self) -> bool:
         """Nothing is begun, waiting or left in the stream."""
-        return all(not place.arrived and not place.unfinished for place in self._places)
+        return self._is_exhausted and all(not place.arrived and not place.unfinished for place in self._places)
 
     def begin(self, now_s: float) -> list[Dispatch]:
         """Everything that may begin now, the last place first, so that room made downstream is used upstream."""
@@ -101,8 +105,12 @@ class Dispatcher:
 
     def _next_item(self, index: int) -> Item | None:
         place = self._places[index]
-        if index == 0 and not place.arrived:
-            item = next(self._items, None)
+        if index == 0 and not place.arrived and not self._is_exhausted:
+            try:
+                item = next(self._items)
+            except StopIteration:
+                self._is_exhausted = True
+                return None
             if item is not None:
                 place.arrived[item.number] = item
         return place.arrived.get(place.next_number)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from distblock.messages import Item, Part, Purpose
+from distblock.schedule.laps import Cell
+from distblock.schedule.stopping import Patience
 
 SMALLEST_TAIL = 16
 """A last piece of fewer samples joins its predecessor: BatchNorm needs company."""
@@ -64,39 +66,150 @@ def pieces(num_samples: int, size: int) -> list[int]:
 
 def evaluation_pass(part: Part, num_samples: int, microbatch_size: int) -> Iterator[Item]:
     """One evaluation by itself."""
-    return _numbered(_evaluation(part, num_samples, microbatch_size, epoch=0))
+    items = _evaluation(part, num_samples, microbatch_size, epoch=0)
+    return (replace(item, number=number) for number, item in enumerate(items))
 
 
-def stream(plan: StreamPlan, *, out_of_time: Callable[[], bool] = lambda: False) -> Iterator[Item]:
+def stream(
+    plan: StreamPlan,
+    *,
+    out_of_time: Callable[[], bool] = lambda: False,
+    patience: Patience | None = None,
+    num_stages: int = 0,
+) -> Iterator[Item | None]:
     """All microbatches of a run: epochs, the validation part after them, and the test part once, at the end.
+
+    A stage that has lost patience goes on forward only. Its last evaluation lies an epoch back, so that the stream
+    seldom has to wait for it.
 
     Args:
         plan: the numbers.
         out_of_time: asked before each training batch; once it says so, training ends and the last evaluations follow.
+        patience: who has stopped; None: nobody.
+        num_stages: stages that it is asked of.
+
+    Yields:
+        The next microbatch; None while the stream waits for an evaluation.
     """
-    return _numbered(_unnumbered(plan, out_of_time))
+    return _numbered(_all_stages(plan, out_of_time, patience or Patience(None), num_stages))
 
 
-def _numbered(items: Iterator[Item]) -> Iterator[Item]:
-    return (replace(item, number=number) for number, item in enumerate(items))
+def lap_stream(
+    plan: StreamPlan,
+    cell: Cell,
+    *,
+    epochs: int,
+    last_lap: bool,
+    stores: bool,
+    out_of_time: Callable[[], bool] = lambda: False,
+    patience: Patience | None = None,
+) -> Iterator[Item | None]:
+    """All microbatches of one stage in one lap: epochs, the validation part after them, then what later stages read.
+
+    In the last lap the test part follows, once. Epochs are counted over all laps. Stored outputs come in the order of
+    the samples, in pieces as large as in training.
+
+    Args:
+        plan: the numbers; its ``epochs`` are not used.
+        cell: whose.
+        epochs: of the stage in a lap.
+        last_lap: whether no lap follows.
+        stores: whether the stage's outputs are kept for the next one.
+        out_of_time: asked before each training batch; once it says so, nothing is trained any more, and what only a
+            further training would read is left out.
+        patience: when the stage has stopped; None: never.
+
+    Yields:
+        The next microbatch; None while the stream waits for an evaluation.
+    """
+    items = _one_stage(plan, cell, epochs, last_lap, stores, out_of_time, patience or Patience(None))
+    return _numbered(replace(item, stage=cell.stage, lap=cell.lap) if item else None for item in items)
 
 
-def _unnumbered(plan: StreamPlan, out_of_time: Callable[[], bool]) -> Iterator[Item]:
-    epoch, stopped = 0, False
+def _numbered(items: Iterator[Item | None]) -> Iterator[Item | None]:
+    number = 0
+    for item in items:
+        yield item and replace(item, number=number)
+        number += item is not None
+
+
+def _all_stages(
+    plan: StreamPlan, out_of_time: Callable[[], bool], patience: Patience, num_stages: int
+) -> Iterator[Item | None]:
+    epoch, evaluated = 0, False
     for epoch in range(plan.epochs):
-        for item in _training(plan, epoch):
-            starts_batch = item.first_sample % plan.batch_size == 0
-            if starts_batch and item.index > 0 and out_of_time():
-                stopped = True
-                break
-            yield item
-        stopped = stopped or out_of_time()
-        if stopped or epoch == plan.epochs - 1:
+        known = _last_evaluated(plan, epoch - 1)
+        while known is not None and not all(patience.is_known(stage, 0, known) for stage in range(num_stages)):
+            yield None
+        stopped = tuple(s for s in range(num_stages) if known is not None and patience.has_stopped(s, 0, known))
+        if num_stages and len(stopped) == num_stages:
+            epoch -= 1
             break
-        if (epoch + 1) % plan.evaluate_every == 0:
+        for item in _training_in_time(plan, epoch, out_of_time):
+            yield replace(item, stopped=stopped)
+        evaluated = False
+        if epoch == plan.epochs - 1 or out_of_time():
+            break
+        evaluated = (epoch + 1) % plan.evaluate_every == 0
+        if evaluated:
             yield from _evaluation("validation", plan.num_validation, plan.eval_microbatch_size, epoch)
-    yield from _evaluation("validation", plan.num_validation, plan.eval_microbatch_size, epoch)
+    if not evaluated:
+        yield from _evaluation("validation", plan.num_validation, plan.eval_microbatch_size, epoch)
     yield from _evaluation("test", plan.num_test, plan.eval_microbatch_size, epoch)
+
+
+def _last_evaluated(plan: StreamPlan, before: int) -> int | None:
+    """The last epoch before one that is followed by an evaluation."""
+    last = before // plan.evaluate_every * plan.evaluate_every - 1
+    return last if last >= 0 else None
+
+
+def _one_stage(
+    plan: StreamPlan,
+    cell: Cell,
+    epochs: int,
+    last_lap: bool,
+    stores: bool,
+    out_of_time: Callable[[], bool],
+    patience: Patience,
+) -> Iterator[Item | None]:
+    first = cell.lap * epochs
+    epoch, evaluated = first, False
+    for epoch in range(first, first + epochs):
+        is_last = epoch == first + epochs - 1
+        yield from _training_in_time(plan, epoch, out_of_time)
+        evaluated = is_last or (epoch - first + 1) % plan.evaluate_every == 0
+        if evaluated:
+            yield from _evaluation("validation", plan.num_validation, plan.eval_microbatch_size, epoch)
+            while not is_last and not patience.is_known(cell.stage, cell.lap, epoch):
+                yield None
+        if out_of_time() or patience.has_stopped(cell.stage, cell.lap, epoch):
+            break
+    if out_of_time() and not last_lap:
+        return
+    if not evaluated:
+        yield from _evaluation("validation", plan.num_validation, plan.eval_microbatch_size, epoch)
+    if last_lap:
+        yield from _evaluation("test", plan.num_test, plan.eval_microbatch_size, epoch)
+    if stores:
+        yield from _storing(plan, epoch, with_test=last_lap)
+
+
+def _training_in_time(plan: StreamPlan, epoch: int, out_of_time: Callable[[], bool]) -> Iterator[Item]:
+    """An epoch, or as much of it as there is time for; of the first epoch, one batch always."""
+    for item in _training(plan, epoch):
+        starts_batch = item.first_sample % plan.batch_size == 0
+        if starts_batch and (item.index > 0 or epoch > 0) and out_of_time():
+            return
+        yield item
+
+
+def _storing(plan: StreamPlan, epoch: int, *, with_test: bool) -> Iterator[Item]:
+    parts: list[tuple[Part, int]] = [("train", plan.num_train), ("validation", plan.num_validation)]
+    if with_test:
+        parts.append(("test", plan.num_test))
+    for part, num_samples in parts:
+        yield from _pass("store", part, epoch, [[size] for size in pieces(num_samples, plan.microbatch_size)])
 
 
 def _training(plan: StreamPlan, epoch: int) -> Iterator[Item]:

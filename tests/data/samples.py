@@ -47,7 +47,9 @@ def epoch_of(data: DataSet, epoch: int, *, batch: int = 64, size: int | None = N
         eval_microbatch_size=batch,
         epochs=epoch + 1,
     )
-    pieces = [data.microbatch(item) for item in stream(plan) if item.purpose == "train" and item.epoch == epoch]
+    pieces = [
+        data.microbatch(item) for item in stream(plan) if item and item.purpose == "train" and item.epoch == epoch
+    ]
     return np.concatenate([images for images, _ in pieces]), np.concatenate([labels for _, labels in pieces])
 
 

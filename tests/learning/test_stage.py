@@ -264,7 +264,7 @@ def test_random_layers_draw_by_microbatch_whoever_shares_the_process():
     one, _ = stages[0].train(ITEM, features, labels)
     torch.rand(17)
     same, _ = stages[1].train(ITEM, features, labels)
-    other, _ = stages[1].train(replace(ITEM, number=1), features, labels)
+    other, _ = stages[1].train(replace(ITEM, index=1), features, labels)
     assert isinstance(one, Tensor)
     assert isinstance(same, Tensor)
     assert isinstance(other, Tensor)

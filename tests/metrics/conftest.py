@@ -53,7 +53,7 @@ def _make_run(batches: int | None = None) -> MadeUpRun:
         begun[0] += 1
         return batches is not None and begun[0] >= batches
 
-    items = list(stream(plan, out_of_time=out_of_time))
+    items = [item for item in stream(plan, out_of_time=out_of_time) if item is not None]
     random = Random(7)
     workers = [[_report(worker, item, random) for item in items] for worker in range(len(WORKERS))]
     reports = []
@@ -84,6 +84,7 @@ def _report(worker: int, item: Item, random: Random) -> WorkerReport:
 def _stage_report(stage: int, item: Item, random: Random) -> StageReport:
     return StageReport(
         stage=stage,
+        role=item.role(stage),
         loss_sum=random.uniform(0, 3) * item.num_samples,
         transport_cost_sum=random.random() * item.num_samples,
         num_correct=random.randrange(item.num_samples + 1),

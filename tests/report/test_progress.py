@@ -42,6 +42,7 @@ def report(
     told = tuple(
         StageReport(
             stage=stage,
+            role="train",
             loss_sum=50 * loss,
             transport_cost_sum=0.0,
             num_correct=25,
@@ -83,6 +84,7 @@ def row(stage: int, *, epoch: int = 2, accuracy: float | None = 0.9, loss: float
         compute_s=0.0,
         idle_s=0.0,
         lr=None,
+        multiplier=None,
     )
 
 

@@ -36,7 +36,7 @@ def draw(num_items: int, *, limits: Sequence[int], durations: Sequence[int]) -> 
     backpressure in ticks of each edge."""
     dispatcher = Dispatcher(
         iter(items(num_items)),
-        limits=[Limit(count=count, num_bytes=10**9) for count in limits],
+        edges=[Credits(Limit(count=count, num_bytes=10**9)) for count in limits],
         size=lambda edge, item: 1,
     )
     queues: list[list[Item]] = [[] for _ in durations]
@@ -105,7 +105,7 @@ def test_one_microbatch_always_passes_and_bytes_bound_the_rest():
 @pytest.mark.parametrize("order", [[1, 0, 2], [2, 1, 0]])
 def test_items_that_arrive_out_of_order_begin_in_order(order: list[int]):
     # Several data workers finish in any order.
-    dispatcher = Dispatcher(iter(items(3)), limits=[Limit(count=8, num_bytes=100)], size=lambda edge, item: 1)
+    dispatcher = Dispatcher(iter(items(3)), edges=[Credits(Limit(count=8, num_bytes=100))], size=lambda edge, item: 1)
     sent = [dispatch.item for dispatch in dispatcher.begin(0.0)]
     begun = []
     for number in order:
@@ -116,7 +116,9 @@ def test_items_that_arrive_out_of_order_begin_in_order(order: list[int]):
 
 def test_never_more_in_flight_than_the_limit():
     dispatcher = Dispatcher(
-        iter(items(20)), limits=[Limit(count=3, num_bytes=10), Limit(count=2, num_bytes=10)], size=lambda edge, item: 1
+        iter(items(20)),
+        edges=[Credits(Limit(count=count, num_bytes=10)) for count in (3, 2)],
+        size=lambda edge, item: 1,
     )
     running = dispatcher.begin(0.0)
     begun = 0
