@@ -20,7 +20,7 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from distblock.config import Config, make_config, read_values
-from distblock.errors import DistblockError, InputError
+from distblock.errors import DistblockError, InputError, RunFailedError
 from distblock.flags import merge, parse_flags, take_files
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ HELP = """usage: distblock VERB [...]
   evaluate   measure a run's stages again
   export     write a run's weights as one file
   compare    several settings under equal budgets, over seeds: what a point of accuracy costs
+  verify     check a network and its settings on a few microbatches, before hours are spent
   bench      the benchmarks behind the README's figures
 
 distblock VERB --help says more."""
@@ -113,6 +114,25 @@ def bench(arguments: Sequence[str]) -> None:
     bench_main(arguments)
 
 
+def verify(arguments: Sequence[str]) -> None:
+    """``distblock verify [--config run.yaml] [--key value ...]``: the settings of ``train``."""
+    if _wants_help(arguments):
+        print("usage: distblock verify [--config FILE.yaml] [--KEY VALUE ...]    (the settings of distblock train)")
+        return
+    from distblock.trainer import resolve
+    from distblock.verification import verify as findings
+
+    console = _console()
+    num_faults = 0
+    for finding in findings(resolve(_configuration(arguments))):
+        num_faults += len(finding.faults)
+        console.print(f"{'FAULT' if finding.faults else 'ok   '}  {finding.check}  ({finding.shown})", soft_wrap=True)
+        for fault in finding.faults:
+            console.print(f"       {fault}", soft_wrap=True, markup=False, highlight=False)
+    if num_faults:
+        raise RunFailedError(f"verify: {num_faults} faults, named above")
+
+
 def compare(arguments: Sequence[str]) -> None:
     """``distblock compare A.yaml B.yaml ... [--seeds N] [--KEY VALUE ...]``."""
     from distblock.comparison import main as compare_main
@@ -143,7 +163,7 @@ def _run(words: list[str]) -> int:
 
 def _dispatch(verb: str, arguments: list[str]) -> None:
     typed = {"evaluate": evaluate, "export": export}
-    plain = {"train": train, "compare": compare, "bench": bench}
+    plain = {"train": train, "compare": compare, "verify": verify, "bench": bench}
     if verb in plain:
         plain[verb](arguments)
     elif verb in typed:

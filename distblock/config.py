@@ -72,8 +72,8 @@ class ModelConfig(Section):
     """Which network, and where it is cut."""
 
     name: str = "resnet8"
-    """resnet8/14/20/32/44/56/110 (CIFAR), torchvision/<any ResNet, ResNeXt or Wide ResNet>, preact/<K>-<M> (the
-    paper's K-M ResNets), or your own: package.module:function"""
+    """resnet8/14/20/32/44/56/110 (CIFAR), torchvision/<any ResNet, ResNeXt, Wide ResNet, VGG or Swin>,
+    preact/<K>-<M> (the paper's K-M ResNets), or your own: package.module:function"""
     width: PositiveInt | None = None
     """channels of the first blocks of a CIFAR ResNet (default 16) or a K-M ResNet (default 256)"""
     stages: PositiveInt | Literal["blocks"] = "blocks"
@@ -147,10 +147,10 @@ class OptimizerConfig(Section):
 class RegimeConfig(Section):
     """Who trains when, and for how long."""
 
-    name: Literal["parallel", "sequential", "multi-lap", "wavefront", "end-to-end"] = "parallel"
+    name: Literal["parallel", "sequential", "multi-lap", "wavefront", "asynchronous", "end-to-end"] = "parallel"
     """parallel: every stage by its own loss, all at once; sequential: one stage after the other, on the frozen ones
-    before it; multi-lap: so in several laps; wavefront: multi-lap's weights with all workers busy; end-to-end:
-    back-propagation through all blocks"""
+    before it; multi-lap: so in several laps; wavefront: multi-lap's weights with all workers busy; asynchronous: as
+    parallel, but nobody waits for a slow stage; end-to-end: back-propagation through all blocks"""
     epochs: PositiveInt = 20
     """passes over the training part; where stages train one by one: of each stage, in each lap"""
     extra_epochs: Annotated[int, Field(ge=0)] = 0
@@ -164,6 +164,12 @@ class RegimeConfig(Section):
     """local folder for caches on each node; default: the system's temporary folder"""
     cache_bytes: PositiveInt = 16 * 1024**3
     """most bytes that caches, or frozen copies, take at once"""
+    buffer_size: PositiveInt = 8
+    """asynchronous: inputs that a stage keeps, to train on again while no fresh one has come"""
+    buffer_order: Literal["newest", "oldest", "random"] = "newest"
+    """asynchronous: which of them is drawn: the newest or oldest of those least used, or any"""
+    max_reuses: Annotated[int, Field(ge=0)] = 4
+    """asynchronous: how often one input may be used again"""
     patience: PositiveInt | None = None
     """a stage stops training after this many evaluations without a rise of its validation accuracy; default: never"""
     evaluate_every: PositiveInt = 1
@@ -302,6 +308,10 @@ def _check_regime(config: Config) -> None:
                 f"regime.{key}: expected its default in the {regime.name} regime, got {getattr(regime, key)}; it"
                 " belongs to sequential, multi-lap and wavefront"
             )
+    if regime.name == "asynchronous" and config.executor == "local":
+        raise ValueError(
+            "regime.name: asynchronous takes workers, but executor is local; leave executor out or choose parallel"
+        )
     if regime.laps > 1 and regime.name not in ("multi-lap", "wavefront"):
         raise ValueError(
             f"regime.laps: expected 1 in the {regime.name} regime, got {regime.laps}; choose multi-lap or wavefront"

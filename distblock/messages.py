@@ -69,7 +69,7 @@ class Item:
 
     def __str__(self) -> str:
         name = {"train": "training", "validation": "validation", "test": "test"}[self.part]
-        lap = "" if self.stage is None else f"lap {self.lap + 1}, stage {self.stage}, "
+        lap = "" if self.stage is None else f"lap {self.lap + 1} of stage {self.stage}, "
         return f"{lap}epoch {self.epoch + 1}, {name} microbatch {self.index}"
 
 
@@ -87,6 +87,7 @@ class StageReport:
         compute_s: seconds the stage computed.
         lr: learning rate of the step; None in evaluation.
         multiplier: lambda of the step where the multiplier tunes itself, else None.
+        updates: optimizer steps that the stage has taken so far.
     """
 
     stage: int
@@ -98,6 +99,7 @@ class StageReport:
     compute_s: float
     lr: float | None
     multiplier: float | None = None
+    updates: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,6 +152,8 @@ class WorkerReport:
         idle_s: seconds between the end of the last computing and the start of this one.
         peak_memory_bytes: largest so far: allocated on the device, or resident in the process on a CPU.
         node: the host's address.
+        reused: numbers of earlier microbatches that the worker has trained on again since its last report.
+        reuse_s: seconds it computed on them.
     """
 
     worker: int
@@ -162,3 +166,5 @@ class WorkerReport:
     idle_s: float
     peak_memory_bytes: int
     node: str
+    reused: tuple[int, ...] = ()
+    reuse_s: float = 0.0

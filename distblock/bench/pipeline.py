@@ -95,6 +95,9 @@ class _Reports:
     def record_backpressure(self, edge: int, seconds: float) -> None:
         pass
 
+    def record_drop(self, edge: int) -> None:
+        pass
+
     def set_in_flight(self, edge: int, count: int, num_bytes: int) -> None:
         pass
 

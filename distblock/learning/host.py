@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import copy
 import resource
+import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -45,6 +46,7 @@ class HostSpec:
         steps_per_epoch: optimizer steps an epoch.
         inputs: what a stage trains on, where stages train one by one; else None.
         build: the user's own network, where it was given in Python.
+        delays_s: seconds by which stages are slowed, a training microbatch: for benchmarks.
     """
 
     run: str
@@ -55,6 +57,7 @@ class HostSpec:
     steps_per_epoch: int
     inputs: Inputs | None
     build: Build | None
+    delays_s: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -178,6 +181,7 @@ class Host:
             elif role == "train":
                 self._keep_lap(stage, item.lap)
                 features, measures = stage.train(item, features, labels)
+                time.sleep(self.spec.delays_s.get(stage.index, 0.0))
             else:
                 features, measures = stage.evaluate(features, labels)
         except Exception as error:
@@ -192,6 +196,7 @@ class Host:
             compute_s=self._clock() - begun_s,
             lr=measures.lr,
             multiplier=measures.multiplier,
+            updates=stage.updates,
         )
 
     def _forward(self, stage: Stage, lap: int, features: Features) -> Features:

@@ -103,7 +103,20 @@ def _run_module(module: nn.Module, features: Features) -> tuple[Features, list[T
         return _run_watched(module, "bn3", features)
     if resnet is not None and isinstance(module, resnet.BasicBlock):
         return _run_watched(module, "bn2", features)
+    swin = sys.modules.get("torchvision.models.swin_transformer")
+    if swin is not None and isinstance(module, swin.SwinTransformerBlock):
+        return _run_swin(module, features, norm_first=not isinstance(module, swin.SwinTransformerBlockV2))
     return module(features), []
+
+
+def _run_swin(module: Any, features: Any, *, norm_first: bool) -> tuple[Features, list[Tensor]]:
+    """torchvision's forward, with both branches handed out; version 2 normalizes after the branch."""
+    residuals: list[Tensor] = []
+    for branch, norm in ((module.attn, module.norm1), (module.mlp, module.norm2)):
+        output = branch(norm(features)) if norm_first else norm(branch(features))
+        residuals.append(module.stochastic_depth(output))
+        features = features + residuals[-1]
+    return features, residuals
 
 
 def _run_watched(module: nn.Module, last_of_branch: str, features: Features) -> tuple[Features, list[Tensor]]:

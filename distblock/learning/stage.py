@@ -77,7 +77,10 @@ class Stage:
         self._channels_last = config.model.channels_last
         self._seed = derive_seed(config.seed, "stage", index)
         self.lap = 0
-        self._updates = 0
+        self.updates = 0
+        self._position = 0
+        self._batch_size = config.data.batch_size
+        self._steps_per_epoch = steps_per_epoch
         self._lap_updates = 0
         self._optimizer_config = config.optimizer
         self._warmup_steps = round(config.optimizer.warmup_epochs * steps_per_epoch)
@@ -102,6 +105,7 @@ class Stage:
             ValueError: a block wrote to its input.
         """
         self._begin_lap(item.lap)
+        starts_batch = self._begin_batch(item)
         self.module.train()
         features = self._arrange(features)
         versions = _versions(features)
@@ -110,7 +114,8 @@ class Stage:
             torch.manual_seed(derive_seed(self._seed, item.epoch, item.index))
             leaving, logits, cost = self._forward(features)
         cross_entropy = nn.functional.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
-        self._raise_multiplier(cross_entropy)
+        if starts_batch and self._multiplier is not None:
+            self._multiplier.update(self._lap_updates, float(cross_entropy.detach()))
         loss = local_loss(cross_entropy, cost, self._tau)
         self._scaler.scale(loss * (item.num_samples / item.batch_samples)).backward()
         measures = self._measure(cross_entropy, cost, logits, labels, lr=self._lr)
@@ -153,7 +158,7 @@ class Stage:
         for index, values in self.optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{index}.{k}": v.detach().cpu() for k, v in values.items() if isinstance(v, Tensor)}
         multiplier = 0.0 if self._multiplier is None else self._multiplier.value
-        state["counters"] = torch.tensor([self.lap, self._updates, self._lap_updates])
+        state["counters"] = torch.tensor([self.lap, self.updates, self._lap_updates, self._position])
         state["scalars"] = torch.tensor([multiplier, self._scaler.get_scale()], dtype=torch.float64)
         return state
 
@@ -166,7 +171,7 @@ class Stage:
                 _, index, key = name.split(".", 2)
                 moments.setdefault(int(index), {})[key] = tensor
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
-        self.lap, self._updates, self._lap_updates = (int(value) for value in state["counters"])
+        self.lap, self.updates, self._lap_updates, self._position = (int(value) for value in state["counters"])
         multiplier, scale = state["scalars"].tolist()
         if self._multiplier is not None:
             self._multiplier.value = multiplier
@@ -180,10 +185,14 @@ class Stage:
         if self._multiplier is not None:
             self._multiplier.begin_lap()
 
-    def _raise_multiplier(self, cross_entropy: Tensor) -> None:
-        starts_batch = not any(p.grad is not None for p in self.optimizer.param_groups[0]["params"])
-        if self._multiplier is not None and starts_batch:
-            self._multiplier.update(self._lap_updates, float(cross_entropy.detach()))
+    def _begin_batch(self, item: Item) -> bool:
+        """Whether the microbatch is its batch's first; the learning rate follows the place in the stream, so that it
+        is the same for stages that have taken fewer steps, or more."""
+        if any(parameter.grad is not None for parameter in self.optimizer.param_groups[0]["params"]):
+            return False
+        position = item.epoch * self._steps_per_epoch + item.first_sample // self._batch_size
+        self._position = max(self._position, position)
+        return True
 
     @property
     def _tau(self) -> float:
@@ -194,7 +203,7 @@ class Stage:
     def _lr(self) -> float:
         """The learning rate of the next step."""
         config = self._optimizer_config
-        return config.lr * lr_factor(self._updates, config, warmup_steps=self._warmup_steps, num_steps=self._num_steps)
+        return config.lr * lr_factor(self._position, config, warmup_steps=self._warmup_steps, num_steps=self._num_steps)
 
     def _forward(self, features: Features) -> tuple[Features, Tensor, Tensor | None]:
         with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
@@ -237,7 +246,7 @@ class Stage:
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self.optimizer.zero_grad()
-        self._updates += 1
+        self.updates += 1
         self._lap_updates += 1
 
     def _arrange(self, features: Features) -> Features:

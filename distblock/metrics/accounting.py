@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from distblock.messages import Departure, Part, StageReport, WorkerReport
 from distblock.metrics.hops import EdgeSums, HopSums
+from distblock.metrics.staleness import Staleness, StalenessSums
 
 
 @dataclass(kw_only=True, slots=True)
@@ -129,6 +130,9 @@ class Account:
         self._passes: dict[tuple[int, int, Part], PassSums] = {}
         self._served = [ServedSums() for _ in range(num_stages)]
         self._hops = HopSums(num_stages)
+        self._staleness = Staleness(num_stages)
+        self._reuses = [0] * num_stages
+        self._drops = [0] * num_stages
         self._peak_memory_bytes = [0] * num_stages
 
     def begin(self) -> None:
@@ -150,7 +154,15 @@ class Account:
             self._served[first.stage].idle_s += report.idle_s
         else:
             self._passes[first.stage, item.epoch, item.part].idle_s += report.idle_s
+        self._served[first.stage].compute_s += report.reuse_s
+        for stage in report.stages:
+            self._reuses[stage.stage] += len(report.reused)
         self._hops.record(report)
+        self._staleness.record(report)
+
+    def record_drop(self, edge: int) -> None:
+        """Count a microbatch that was dropped before the stage that an edge enters."""
+        self._drops[edge] += 1
 
     def record_departure(self, departure: Departure, node: str) -> None:
         """Count the sender's side of a hop that no worker report holds: one from the data to stage 0."""
@@ -185,6 +197,18 @@ class Account:
         """A row per stage and epoch begun, by epoch, then by stage."""
         begun = sorted({(epoch, stage) for stage, epoch, _ in self._passes})
         return [self._row(stage, epoch) for epoch, stage in begun]
+
+    def staleness(self, edge: int) -> StalenessSums:
+        """How old what crossed an edge was when it was trained on."""
+        return self._staleness.edges[edge]
+
+    def drops(self, edge: int) -> int:
+        """Microbatches that were dropped on an edge."""
+        return self._drops[edge]
+
+    def reuses(self, stage: int) -> int:
+        """Microbatches that a stage trained on again."""
+        return self._reuses[stage]
 
     def edges(self) -> list[EdgeSums]:
         """A copy of the sums of each edge, the edge from the data first."""

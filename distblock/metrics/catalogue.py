@@ -136,6 +136,18 @@ BACKPRESSURE = Metric(
     labels=_EDGE,
     help="Seconds a sender stood idle for want of a credit.",
 )
+DROPS = Metric(
+    name="distblock_drops_total",
+    kind="counter",
+    labels=_EDGE,
+    help="Microbatches that were dropped before their receiver, in the asynchronous regime.",
+)
+REUSES = Metric(
+    name="distblock_reuses_total",
+    kind="counter",
+    labels=_STAGE,
+    help="Microbatches that a worker trained on again, in the asynchronous regime; stage: the first one it hosts.",
+)
 IN_FLIGHT = Metric(
     name="distblock_in_flight_microbatches",
     kind="gauge",

@@ -62,6 +62,9 @@ class Exporter:
                 else:
                     self._count_stage(report.item, stage)
                 self._values.set(catalogue.PEAK_MEMORY, (str(stage.stage),), report.peak_memory_bytes)
+            if report.reused:
+                self._values.add(catalogue.REUSES, (str(report.stages[0].stage),), len(report.reused))
+            self._values.add(catalogue.COMPUTE, (str(report.stages[0].stage),), report.reuse_s)
             self._values.add(catalogue.IDLE, (str(report.stages[0].stage),), report.idle_s)
             for departure in report.departures:
                 self._count_departure(departure, report.node)
@@ -81,6 +84,11 @@ class Exporter:
         """Count seconds in which the sender of an edge stood idle for want of a credit."""
         with self._values.lock:
             self._values.add(catalogue.BACKPRESSURE, (edge_name(edge),), seconds)
+
+    def record_drop(self, edge: int) -> None:
+        """A microbatch was dropped, since its receiver was too slow."""
+        with self._values.lock:
+            self._values.add(catalogue.DROPS, (edge_name(edge),), 1)
 
     def set_in_flight(self, edge: int, count: int, num_bytes: int) -> None:
         """Say what is in flight on an edge now."""

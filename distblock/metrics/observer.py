@@ -30,6 +30,10 @@ class Observer(Recorder, Protocol):
         """A sender stood idle for want of a credit."""
         ...
 
+    def record_drop(self, edge: int) -> None:
+        """A microbatch was dropped, since its receiver was too slow."""
+        ...
+
     def set_in_flight(self, edge: int, count: int, num_bytes: int) -> None:
         """What is in flight on an edge now."""
         ...

@@ -122,6 +122,12 @@ class Monitor:
         if self._exporter is not None:
             self._exporter.record_backpressure(edge, seconds)
 
+    def record_drop(self, edge: int) -> None:
+        """A microbatch was dropped, since its receiver was too slow."""
+        self.account.record_drop(edge)
+        if self._exporter is not None:
+            self._exporter.record_drop(edge)
+
     def set_in_flight(self, edge: int, count: int, num_bytes: int) -> None:
         """What is in flight on an edge now."""
         if self._exporter is not None:

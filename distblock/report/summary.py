@@ -14,6 +14,7 @@ from distblock.learning.stage import weights_sha256
 from distblock.messages import Inputs
 from distblock.metrics.accounting import Account, StageRow
 from distblock.metrics.hops import EdgeSums
+from distblock.metrics.staleness import StalenessSums
 
 
 def summarize(
@@ -43,7 +44,10 @@ def summarize(
     last_rows = _last_rows(account.rows())
     stages = [_stage(blueprint, account, row, state[stage]) for stage, row in sorted(last_rows.items())]
     best = max(stages, key=lambda stage: (stage["val_accuracy"], -stage["index"]))
-    data_edge, *edges = [_edge(sums) for sums in account.edges()]
+    data_edge, *edges = [
+        {**_edge(sums), **_age(account.staleness(edge), drops=account.drops(edge))}
+        for edge, sums in enumerate(account.edges())
+    ]
     if inputs == "cache":
         edges = [{**edge, "transport": "cache file"} for edge in edges]
     return {
@@ -89,6 +93,7 @@ def _stage(blueprint: Blueprint, account: Account, row: StageRow, state: Mapping
         "transport_cost": row.validation_transport_cost,
         "compute_s": totals.compute_s,
         "idle_s": totals.idle_s,
+        "reuses": account.reuses(row.stage),
         "peak_memory_bytes": totals.peak_memory_bytes,
         "weights_sha256": weights_sha256({name: torch.from_numpy(np.array(array)) for name, array in state.items()}),
     }
@@ -111,3 +116,7 @@ def _edge(sums: EdgeSums) -> dict[str, Any]:
         "overlapped_s": sums.overlapped_s,
         "backpressure_s": sums.backpressure_s,
     }
+
+
+def _age(staleness: StalenessSums, *, drops: int) -> dict[str, Any]:
+    return {"staleness_mean": staleness.mean, "staleness_max": staleness.largest, "drops": drops}

@@ -269,7 +269,8 @@ class _Run:
         def size(edge: int, item: Item) -> int:
             return item.num_samples * self._job.hosts[0].blueprint.sample_bytes[entered[edge]]
 
-        return _Lane(lane, Dispatcher(lane.items, edges=edges, size=size), workers, source)
+        drops = self._job.hosts[0].config.regime.name == "asynchronous"
+        return _Lane(lane, Dispatcher(lane.items, edges=edges, size=size, drops=drops), workers, source)
 
     def _host_of(self, stage: int) -> int:
         return next(index for index, spec in enumerate(self._job.hosts) if stage in spec.stages)
@@ -293,7 +294,7 @@ class _Run:
             payload, report = method.options(num_returns=2).remote(item)
         else:
             worker, entering = self._workers[lane.workers[place - 1]], lane.payloads[place - 1, item.number]
-            payload, report = worker.hop.options(num_returns=2).remote(item, [entering], lane.source)
+            payload, report = worker.hop.options(num_returns=2).remote(item, [entering], dispatch.turn, lane.source)
         if place < len(lane.workers):
             lane.payloads[place, item.number] = payload
         report.future().add_done_callback(lambda future: self._events.put(_event(lane, dispatch, future)))
@@ -310,8 +311,15 @@ class _Run:
             departure, node = event.report
             self._observer.record_departure(departure, node)
         lane.dispatcher.finish(place, item)
+        while lane.dispatcher.dropped:
+            edge, dropped = lane.dispatcher.dropped.pop()
+            del lane.payloads[edge, dropped.number]
+            self._observer.record_drop(self._stage_after(lane, edge))
         if place > 0:
             self._tell_edge(lane, place - 1, 0.0)
+
+    def _stage_after(self, lane: _Lane, place: int) -> int:
+        return self._job.hosts[lane.workers[place]].stages.start
 
     def _tell_edge(self, lane: _Lane, place: int, backpressure_s: float) -> None:
         worker = lane.edge(place)

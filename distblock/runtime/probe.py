@@ -35,7 +35,7 @@ def run_alone(spec: HostSpec, items: list[Item]) -> list[WorkerReport]:
             reports, pending = [], []
             for item in items:
                 payload = ray.put(_payload(spec, item))
-                pending.append(worker.hop.options(num_returns=2).remote(item, [payload])[1])
+                pending.append(worker.hop.options(num_returns=2).remote(item, [payload], item.number)[1])
                 if len(pending) > AHEAD:
                     reports.append(ray.get(pending.pop(0)))
             return [*reports, *ray.get(pending)]

@@ -28,6 +28,7 @@ from distblock.errors import StageError
 from distblock.learning.host import Host, HostSpec, Work, explain
 from distblock.messages import Arrival, Departure, Item, WorkerReport
 from distblock.runtime.caches import CacheReader, CacheSource
+from distblock.runtime.reuse import Reuse, Reused
 from distblock.runtime.turns import Turns
 from distblock.scratch.features import FeatureCache
 from distblock.scratch.shelf import DiskShelf
@@ -52,6 +53,7 @@ class _Computed:
 
     work: Work
     departures: tuple[Departure, ...]
+    reused: Reused
     started_s: float
     finished_s: float
     idle_since_s: float
@@ -84,6 +86,7 @@ class StageWorker:
         self._staging = Staging(spec.device)
         self._turns: dict[tuple[int | None, int], Turns] = {}
         self._node = ray.util.get_node_ip_address()
+        self._reuse = Reuse(spec, self._host, self._computing, clock=self._clock)
         self._reader = None if self._cache is None else CacheReader(self._cache, node=self._node)
         self._idle_since_s = self._clock()
 
@@ -118,13 +121,14 @@ class StageWorker:
             self._cache.close()
 
     def hop(
-        self, item: Item, payloads: list[ObjectRef], source: CacheSource | None = None
+        self, item: Item, payloads: list[ObjectRef], turn: int, source: CacheSource | None = None
     ) -> Iterator[Payload | WorkerReport | None]:
         """Fetch a microbatch, pass it through the stages, hand out the output (None if last) and then the report.
 
         Args:
             item: the microbatch.
             payloads: one reference, to what enters; to positions of samples where they come from a cache.
+            turn: its place among the calls of its stream.
             source: the cache.
 
         Raises:
@@ -133,7 +137,8 @@ class StageWorker:
         turns = self._turns.setdefault((item.stage, item.lap), Turns())
         try:
             fetched = self._fetch(item, payloads[0], source)
-            with turns.turn(item.number):
+            with turns.turn(turn):
+                self._reuse.expect()
                 computing = self._computing.submit(self._compute, item, fetched)
             computed = computing.result()
             departures = computed.departures
@@ -155,7 +160,7 @@ class StageWorker:
 
     def states(self) -> dict[int, dict[str, np.ndarray]]:
         """Weights and buffers, by stage, then by name."""
-        return self._host.states()
+        return self._computing.submit(self._host.states).result()
 
     def _fetch(self, item: Item, reference: ObjectRef, source: CacheSource | None) -> _Fetched:
         asked_s = self._clock()
@@ -199,6 +204,7 @@ class StageWorker:
         started_s, idle_since_s = self._clock(), self._idle_since_s
         work = self._host.work(item, fetched.features, fetched.labels, first=fetched.first)
         self._staging.mark()
+        reused = self._reuse.fresh(item, fetched.features, fetched.labels)
         departures = work.departures
         if item.purpose == "store" and item.stage in self._spec.stages:
             assert self._cache is not None
@@ -208,6 +214,7 @@ class StageWorker:
         return _Computed(
             work=work,
             departures=departures,
+            reused=reused,
             started_s=started_s,
             finished_s=self._idle_since_s,
             idle_since_s=idle_since_s,
@@ -245,7 +252,9 @@ class StageWorker:
             departures=departures,
             started_s=self._epoch_s + computed.started_s,
             finished_s=self._epoch_s + computed.finished_s,
-            idle_s=computed.started_s - computed.idle_since_s,
+            idle_s=max(0.0, computed.started_s - computed.idle_since_s - computed.reused.seconds),
+            reused=computed.reused.numbers,
+            reuse_s=computed.reused.seconds,
             peak_memory_bytes=self._host.peak_memory_bytes(),
             node=self._node,
         )

@@ -26,7 +26,7 @@ class Credits:
     """
 
     def __init__(self, limit: Limit) -> None:
-        self._limit = limit
+        self.limit = limit
         self.count = 0
         self.num_bytes = 0
 
@@ -34,7 +34,7 @@ class Credits:
         """Whether a microbatch of this size may be sent now."""
         if self.count == 0:
             return True
-        return self.count < self._limit.count and self.num_bytes + num_bytes <= self._limit.num_bytes
+        return self.count < self.limit.count and self.num_bytes + num_bytes <= self.limit.num_bytes
 
     def take(self, num_bytes: int) -> None:
         """One more is in flight."""

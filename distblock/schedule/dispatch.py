@@ -9,6 +9,9 @@ and the edge behind it has a credit; there is no other rule, and nothing flows b
     worker 0        0    1    2    3
     worker 1             0    1    2    3
     worker 2                  0    1    2
+
+In the asynchronous regime no place waits for a credit to train: where more training items than an edge's limit stand
+before a place, the oldest is dropped.
 """
 
 from __future__ import annotations
@@ -19,6 +22,9 @@ from dataclasses import dataclass
 from distblock.messages import Item
 from distblock.schedule.credits import Credits
 
+AHEAD = 2
+"""With drops: items that a place has begun and not finished, so that it fetches one while it computes another."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dispatch:
@@ -27,11 +33,13 @@ class Dispatch:
     Attributes:
         place: who begins.
         item: the microbatch.
+        turn: how many the place has begun before it.
         backpressure_s: seconds the place stood idle with its input ready, for want of a credit.
     """
 
     place: int
     item: Item
+    turn: int
     backpressure_s: float
 
 
@@ -40,7 +48,7 @@ class _Place:
     """One place's state: what it has been given, what it may take next, since when it waits for a credit."""
 
     arrived: dict[int, Item]
-    next_number: int = 0
+    begun: int = 0
     unfinished: int = 0
     waiting_since_s: float | None = None
 
@@ -53,14 +61,22 @@ class Dispatcher:
             for nothing now, and the stream is asked again later.
         edges: what is in flight on each edge in order, as many as there are workers; pipelines may share an edge.
         size: bytes of an item on an edge: ``size(edge, item)``.
+        drops: nobody waits; old training items are dropped instead.
     """
 
     def __init__(
-        self, items: Iterator[Item | None], *, edges: Sequence[Credits], size: Callable[[int, Item], int]
+        self,
+        items: Iterator[Item | None],
+        *,
+        edges: Sequence[Credits],
+        size: Callable[[int, Item], int],
+        drops: bool = False,
     ) -> None:
         self._items = items
         self._is_exhausted = False
         self._size = size
+        self._drops = drops
+        self.dropped: list[tuple[int, Item]] = []
         self._places = [_Place(arrived={}) for _ in range(len(edges) + 1)]
         self.edges = edges
 
@@ -84,6 +100,8 @@ class Dispatcher:
             self.edges[place - 1].give_back(self._size(place - 1, item))
         if place + 1 < len(self._places):
             self._places[place + 1].arrived[item.number] = item
+            if self._drops and item.purpose == "train" and place > 0:
+                self._drop(place)
 
     def _begin_at(self, index: int, now_s: float) -> Dispatch | None:
         place = self._places[index]
@@ -91,17 +109,27 @@ class Dispatcher:
         if item is None:
             return None
         if index < len(self.edges):
-            if not self.edges[index].has_room(self._size(index, item)):
+            waits = not self._drops or index == 0 or item.purpose != "train"
+            if waits and not self.edges[index].has_room(self._size(index, item)):
                 if place.unfinished == 0 and place.waiting_since_s is None:
                     place.waiting_since_s = now_s
                 return None
             self.edges[index].take(self._size(index, item))
         waited_s = 0.0 if place.waiting_since_s is None else now_s - place.waiting_since_s
         place.waiting_since_s = None
-        del place.arrived[place.next_number]
-        place.next_number += 1
+        del place.arrived[item.number]
+        place.begun += 1
         place.unfinished += 1
-        return Dispatch(place=index, item=item, backpressure_s=waited_s)
+        return Dispatch(place=index, item=item, turn=place.begun - 1, backpressure_s=waited_s)
+
+    def _drop(self, edge: int) -> None:
+        """Let go of the oldest training items before the next place, down to the edge's limit."""
+        waiting = self._places[edge + 1].arrived
+        training = sorted(number for number, item in waiting.items() if item.purpose == "train")
+        for number in training[: -self.edges[edge].limit.count]:
+            item = waiting.pop(number)
+            self.edges[edge].give_back(self._size(edge, item))
+            self.dropped.append((edge, item))
 
     def _next_item(self, index: int) -> Item | None:
         place = self._places[index]
@@ -113,4 +141,9 @@ class Dispatcher:
                 return None
             if item is not None:
                 place.arrived[item.number] = item
-        return place.arrived.get(place.next_number)
+        if not self._drops:
+            return place.arrived.get(place.begun)
+        # Numbers have gaps; and a place that has enough to do takes no more, so that what waits can be dropped.
+        if not place.arrived or (index > 0 and place.unfinished >= AHEAD):
+            return None
+        return place.arrived[min(place.arrived)]

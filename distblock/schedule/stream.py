@@ -177,13 +177,16 @@ def _one_stage(
     epoch, evaluated = first, False
     for epoch in range(first, first + epochs):
         is_last = epoch == first + epochs - 1
+        if epoch > 0 and out_of_time():
+            epoch = max(first, epoch - 1)
+            break
         yield from _training_in_time(plan, epoch, out_of_time)
         evaluated = is_last or (epoch - first + 1) % plan.evaluate_every == 0
         if evaluated:
             yield from _evaluation("validation", plan.num_validation, plan.eval_microbatch_size, epoch)
             while not is_last and not patience.is_known(cell.stage, cell.lap, epoch):
                 yield None
-        if out_of_time() or patience.has_stopped(cell.stage, cell.lap, epoch):
+        if patience.has_stopped(cell.stage, cell.lap, epoch):
             break
     if out_of_time() and not last_lap:
         return
@@ -196,10 +199,10 @@ def _one_stage(
 
 
 def _training_in_time(plan: StreamPlan, epoch: int, out_of_time: Callable[[], bool]) -> Iterator[Item]:
-    """An epoch, or as much of it as there is time for; of the first epoch, one batch always."""
+    """An epoch, or as much of it as there is time for; its first batch always."""
     for item in _training(plan, epoch):
         starts_batch = item.first_sample % plan.batch_size == 0
-        if starts_batch and (item.index > 0 or epoch > 0) and out_of_time():
+        if starts_batch and item.index > 0 and out_of_time():
             return
         yield item
 

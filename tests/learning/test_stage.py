@@ -334,7 +334,8 @@ def test_learning_rate_of_every_step(optimizer: dict[str, Any], expected: list[f
         optimizer={**SGD, "lr": 0.1, **optimizer},
         regime={"epochs": 2},
     )
-    rates = [stage.train(replace(ITEM, number=step), features, labels)[1].lr for step in range(20)]
+    places = [replace(ITEM, epoch=step // 10, first_sample=64 * (step % 10)) for step in range(20)]
+    rates = [stage.train(place, features, labels)[1].lr for place in places]
     assert rates == pytest.approx(expected, rel=1e-6)
 
 

@@ -78,6 +78,8 @@ def _report(worker: int, item: Item, random: Random) -> WorkerReport:
         idle_s=random.random(),
         peak_memory_bytes=random.randrange(10**9),
         node=NODES[worker],
+        reused=(item.number - 1,) if worker == 1 and item.purpose == "train" and item.index == 1 else (),
+        reuse_s=0.0,
     )
 
 
@@ -91,6 +93,7 @@ def _stage_report(stage: int, item: Item, random: Random) -> StageReport:
         num_samples=item.num_samples,
         compute_s=random.random(),
         lr=random.random() if item.purpose == "train" else None,
+        multiplier=random.random() if item.purpose == "train" else None,
     )
 
 

@@ -42,6 +42,7 @@ def scraped(run, exporter) -> dict[str, Family]:
         exporter.record_departure(departure, "10.0.0.1")
     for report in run.reports:
         exporter.record(report)
+    exporter.record_drop(2)
     exporter.record_backpressure(2, 0.25)
     exporter.record_backpressure(2, 0.5)
     exporter.set_in_flight(2, 3, 3_000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from distblock.messages import Item
-from distblock.schedule.stream import StreamPlan, pieces
+from distblock.schedule.stream import StreamPlan, pieces, stream
 
 
 def plan(**changes: int) -> StreamPlan:
@@ -23,7 +23,7 @@ def plan(**changes: int) -> StreamPlan:
 
 def whole_stream(plan: StreamPlan, **options: Any) -> list[Item]:
     """A stream that never has to wait."""
-    return [item for item in whole_stream(plan, **options) if item is not None]
+    return [item for item in stream(plan, **options) if item is not None]
 
 
 def test_pieces_by_hand():

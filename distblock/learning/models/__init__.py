@@ -15,7 +15,7 @@ from distblock.config import ModelConfig
 from distblock.errors import InputError
 from distblock.imports import import_callable
 from distblock.learning.initialization import Initialization, initialize
-from distblock.learning.models import cifar, preact, torchvision_resnets, user
+from distblock.learning.models import cifar, preact, swin, torchvision_resnets, user, vgg
 from distblock.learning.models.user import Build
 from distblock.learning.network import Block
 from distblock.seeds import derive_seed
@@ -74,6 +74,10 @@ def _build_named(config: ModelConfig, in_channels: int) -> list[Block]:
         return cifar.build_cifar_resnet(depth, width=config.width or cifar.WIDTH, in_channels=in_channels)
     if config.name in _torchvision_names():
         name = config.name.removeprefix("torchvision/")
+        builders = {vgg.NAMES: vgg.build_vgg, swin.NAMES: swin.build_swin}
+        for names, build in builders.items():
+            if name in names:
+                return build(name, in_channels=in_channels)
         return torchvision_resnets.build_torchvision_resnet(name, in_channels=in_channels)
     if match := PREACT_NAME.fullmatch(config.name):
         num_groups, group_blocks = int(match[1]), int(match[2])
@@ -85,7 +89,8 @@ def _build_named(config: ModelConfig, in_channels: int) -> list[Block]:
 def _initialize(blocks: list[Block], config: ModelConfig, seed: int, *, own: bool) -> None:
     how: Initialization
     if config.initialization == "auto":
-        how = "built" if own else "orthogonal"
+        # A Transformer's weights are not drawn like a convolution's.
+        how = "built" if own or config.name.removeprefix("torchvision/") in swin.NAMES else "orthogonal"
     else:
         how = config.initialization
     for block in blocks:
@@ -101,7 +106,7 @@ def _unknown(name: str) -> str:
 
 
 def _torchvision_names() -> tuple[str, ...]:
-    return tuple(f"torchvision/{name}" for name in torchvision_resnets.NAMES)
+    return tuple(f"torchvision/{name}" for name in (*torchvision_resnets.NAMES, *vgg.NAMES, *swin.NAMES))
 
 
 def _name_of(build: Build) -> str:
