@@ -32,6 +32,7 @@ HELP = """usage: distblock VERB [...]
   evaluate   measure a run's stages again
   export     write a run's weights as one file
   compare    several settings under equal budgets, over seeds: what a point of accuracy costs
+  tune       search settings on the validation part, with early stopping
   verify     check a network and its settings on a few microbatches, before hours are spent
   bench      the benchmarks behind the README's figures
 
@@ -133,6 +134,13 @@ def verify(arguments: Sequence[str]) -> None:
         raise RunFailedError(f"verify: {num_faults} faults, named above")
 
 
+def tune(arguments: Sequence[str]) -> None:
+    """``distblock tune --search KEY=RANGE ... [--KEY VALUE ...]``."""
+    from distblock.tuning import main as tune_main
+
+    tune_main(arguments)
+
+
 def compare(arguments: Sequence[str]) -> None:
     """``distblock compare A.yaml B.yaml ... [--seeds N] [--KEY VALUE ...]``."""
     from distblock.comparison import main as compare_main
@@ -163,7 +171,7 @@ def _run(words: list[str]) -> int:
 
 def _dispatch(verb: str, arguments: list[str]) -> None:
     typed = {"evaluate": evaluate, "export": export}
-    plain = {"train": train, "compare": compare, "verify": verify, "bench": bench}
+    plain = {"train": train, "compare": compare, "tune": tune, "verify": verify, "bench": bench}
     if verb in plain:
         plain[verb](arguments)
     elif verb in typed:

@@ -130,9 +130,9 @@ def interval(values: Sequence[float]) -> str:
 def _run(directory: Path, values: dict[str, Any]) -> dict[str, Any]:
     summary = directory / "summary.json"
     if not summary.exists():
-        file = directory.with_suffix(".yaml")
+        file = directory.parent / f"{directory.name}.yaml"
         file.write_text(yaml.safe_dump({**values, "run_dir": str(directory)}))
-        with directory.with_suffix(".log").open("w") as log:
+        with (directory.parent / f"{directory.name}.log").open("w") as log:
             command = [sys.executable, "-m", "distblock", "train", "--config", str(file)]
             status = subprocess.run(command, stdout=log, stderr=log, check=False).returncode
         if status != 0:

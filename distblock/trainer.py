@@ -21,7 +21,7 @@ from distblock.learning.blueprint import LABEL_BYTES, Blueprint, Build, Problem,
 from distblock.learning.host import HostSpec
 from distblock.learning.initial import initial_state
 from distblock.messages import Item
-from distblock.report.monitor import Monitor
+from distblock.report.monitor import Monitor, OnEvaluation
 from distblock.report.summary import summarize
 from distblock.runs import RunDirectory, State
 from distblock.runtime import driver
@@ -58,6 +58,7 @@ class BlockTrainer:
             num_classes)``, returns the blocks in order.
         dataset: your own data, instead of ``config.data.name``; see `distblock.data.open_data`.
         console: where progress goes; default: standard error.
+        on_evaluation: is called with a stage and its validation accuracy, after each evaluation.
 
     Raises:
         InputError: an unknown key or a value out of range.
@@ -71,10 +72,12 @@ class BlockTrainer:
         model: Build | None = None,
         dataset: Callable[..., Any] | None = None,
         console: Console | None = None,
+        on_evaluation: OnEvaluation | None = None,
     ) -> None:
         given = config if isinstance(config, Config) else make_config(dict(config or {}))
         self._model = model
         self._dataset = dataset
+        self._on_evaluation = on_evaluation
         self._console = console or Console(stderr=True)
         self.config = resolve(given)
         _check_run_config(run_config)
@@ -105,6 +108,7 @@ class BlockTrainer:
             plan=prepared.plan,
             patience=patience,
             console=self._console,
+            on_evaluation=self._on_evaluation,
         ) as monitor:
             directory.create()
             directory.write_config(self.config)

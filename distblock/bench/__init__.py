@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distblock.bench import pipeline
+from distblock.bench import memory, pipeline, slow_stage, wavefront
 from distblock.errors import InputError
 
-BENCHMARKS = {"pipeline": pipeline.main}
+BENCHMARKS = {
+    "pipeline": pipeline.main,
+    "wavefront": wavefront.main,
+    "slow-stage": slow_stage.main,
+    "memory": memory.main,
+}
 """Each by name: a function of the remaining arguments."""
 
 

@@ -13,7 +13,7 @@ import json
 import platform
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +24,8 @@ from rich.table import Table
 
 from distblock.config import make_config
 from distblock.learning.host import HostSpec
-from distblock.messages import Departure, Item, WorkerReport
+from distblock.messages import Item, WorkerReport
+from distblock.metrics.observer import Silent
 from distblock.runtime import driver
 from distblock.runtime.probe import run_alone
 from distblock.schedule.course import AllAtOnce
@@ -77,29 +78,14 @@ class Round:
     bound_alone: float
 
 
-@dataclass
-class _Reports:
+class _Reports(Silent):
     """Keeps every worker report."""
 
-    reports: list[WorkerReport] = field(default_factory=list)
-
-    def begin(self) -> None:
-        pass
+    def __init__(self) -> None:
+        self.reports: list[WorkerReport] = []
 
     def record(self, report: WorkerReport) -> None:
         self.reports.append(report)
-
-    def record_departure(self, departure: Departure, node: str) -> None:
-        pass
-
-    def record_backpressure(self, edge: int, seconds: float) -> None:
-        pass
-
-    def record_drop(self, edge: int) -> None:
-        pass
-
-    def set_in_flight(self, edge: int, count: int, num_bytes: int) -> None:
-        pass
 
 
 def main(arguments: Sequence[str]) -> None:

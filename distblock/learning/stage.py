@@ -112,7 +112,7 @@ class Stage:
         # Random layers draw by (stage, microbatch): what they draw does not depend on who else shares the process.
         with torch.random.fork_rng(self._rng_devices()):
             torch.manual_seed(derive_seed(self._seed, item.epoch, item.index))
-            leaving, logits, cost = self._forward(features)
+            leaving, logits, cost = self.loss_terms(features)
         cross_entropy = nn.functional.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
         if starts_batch and self._multiplier is not None:
             self._multiplier.update(self._lap_updates, float(cross_entropy.detach()))
@@ -128,7 +128,7 @@ class Stage:
     def evaluate(self, features: Features, labels: Tensor) -> tuple[Features, Measures]:
         """The same in evaluation mode: running statistics, no step, cross-entropy without label smoothing."""
         self.module.eval()
-        leaving, logits, cost = self._forward(self._arrange(features))
+        leaving, logits, cost = self.loss_terms(self._arrange(features))
         cross_entropy = nn.functional.cross_entropy(logits, labels)
         return leaving, self._measure(cross_entropy, cost, logits, labels, lr=None)
 
@@ -205,7 +205,8 @@ class Stage:
         config = self._optimizer_config
         return config.lr * lr_factor(self._position, config, warmup_steps=self._warmup_steps, num_steps=self._num_steps)
 
-    def _forward(self, features: Features) -> tuple[Features, Tensor, Tensor | None]:
+    def loss_terms(self, features: Features) -> tuple[Features, Tensor, Tensor | None]:
+        """The output, logits ``(N, classes)`` in fp32, and the transport cost (None where there is none)."""
         with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
             leaving, residuals = run_blocks(self.blocks, features)
             logits = self.module["classifier"](main_tensor(leaving))

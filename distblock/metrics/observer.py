@@ -37,3 +37,25 @@ class Observer(Recorder, Protocol):
     def set_in_flight(self, edge: int, count: int, num_bytes: int) -> None:
         """What is in flight on an edge now."""
         ...
+
+
+class Silent:
+    """An `Observer` that nobody looks at; others build on it."""
+
+    def begin(self) -> None:
+        """Nothing is kept."""
+
+    def record(self, report: WorkerReport) -> None:
+        """Nothing is kept."""
+
+    def record_departure(self, departure: Departure, node: str) -> None:
+        """Nothing is kept."""
+
+    def record_backpressure(self, edge: int, seconds: float) -> None:
+        """Nothing is kept."""
+
+    def record_drop(self, edge: int) -> None:
+        """Nothing is kept."""
+
+    def set_in_flight(self, edge: int, count: int, num_bytes: int) -> None:
+        """Nothing is kept."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 import pyarrow as pa
@@ -19,6 +20,9 @@ from distblock.report.progress import Progress
 from distblock.schedule.stopping import Patience
 from distblock.schedule.stream import StreamPlan
 
+OnEvaluation = Callable[[int, float], None]
+"""Called with a stage and its validation accuracy."""
+
 
 class Monitor:
     """An `Observer` that hands on to all that want to know; a context manager.
@@ -34,6 +38,7 @@ class Monitor:
         plan: its stream.
         patience: is told the validation accuracies.
         console: where progress goes.
+        on_evaluation: is called with a stage and its validation accuracy, after each evaluation.
 
     Raises:
         InputError: the exporter's port is taken.
@@ -48,7 +53,9 @@ class Monitor:
         plan: StreamPlan,
         patience: Patience,
         console: Console,
+        on_evaluation: OnEvaluation | None = None,
     ) -> None:
+        self._on_evaluation = on_evaluation
         self._patience = patience
         self.account = Account(num_stages=blueprint.num_stages)
         self._num_validation = plan.num_validation
@@ -104,6 +111,8 @@ class Monitor:
             if stage.role != "evaluate" or sums is None or sums.num_samples < self._num_validation:
                 continue
             self._patience.tell(stage.stage, item.lap, item.epoch, sums.accuracy)
+            if self._on_evaluation is not None:
+                self._on_evaluation(stage.stage, sums.accuracy)
             if stage.stage == (self._last_stage if item.stage is None else item.stage):
                 rows = [row for row in self.account.rows() if row.epoch == item.epoch]
                 self._progress.epoch_done(item.epoch, [row for row in rows if item.stage in (None, row.stage)])

@@ -1,0 +1,125 @@
+"""Laps on all workers at once, against one stage at a time.
+
+R laps of K equal stages take R + K - 1 phases instead of R * K. How much of that is seen depends on what else asks for
+the cores (driver, data worker), on how equal the stages are, and on how inputs reach a stage: from a cache, or through
+frozen stages whose forward passes go beside the training.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from distblock.config import make_config
+from distblock.messages import WorkerReport
+from distblock.metrics.observer import Silent
+from distblock.runtime import driver
+from distblock.trainer import make_course, make_job, prepare
+
+INPUTS = ("cache", "frozen")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Wall time of the wavefront over that of multi-lap on the same workers."""
+
+    data_path: Annotated[str, tyro.conf.arg(help="folder with CIFAR-10 as train.parquet and test.parquet")]
+    model: str = "resnet20"
+    """network"""
+    stages: int = 2
+    """stages, a worker each"""
+    laps: int = 4
+    """laps"""
+    epochs: int = 1
+    """epochs a lap"""
+    fraction: float = 0.1
+    """part of the training images"""
+    batch_size: int = 128
+    """samples a microbatch"""
+    rounds: int = 3
+    """rounds; medians are printed"""
+    output: str | None = None
+    """write the figures as JSON here"""
+
+
+class _Timer(Silent):
+    """Seconds from the beginning to the last report."""
+
+    def begin(self) -> None:
+        self._begun_s = time.perf_counter()
+        self.wall_s = 0.0
+
+    def record(self, report: WorkerReport) -> None:  # noqa: ARG002
+        self.wall_s = time.perf_counter() - self._begun_s
+
+
+def main(arguments: Sequence[str]) -> None:
+    """``distblock bench wavefront --data-path DIR``."""
+    options = tyro.cli(Options, args=list(arguments), prog="distblock bench wavefront")
+    rounds = [_round(options) for _ in range(options.rounds)]
+    Console(width=120).print(_table(options, rounds))
+    if options.output is not None:
+        Path(options.output).write_text(json.dumps({"options": asdict(options), "rounds": rounds}, indent=2))
+
+
+def _round(options: Options) -> dict[str, float]:
+    """Wall seconds of each regime with each kind of inputs, one after the other."""
+    return {
+        f"{inputs}/{regime}": _wall_s(options, inputs, regime)
+        for inputs in INPUTS
+        for regime in ("multi-lap", "wavefront")
+    }
+
+
+def _wall_s(options: Options, inputs: str, regime: str) -> float:
+    values: dict[str, Any] = {
+        "data": {
+            "name": "parquet",
+            "path": options.data_path,
+            "batch_size": options.batch_size,
+            "fraction": options.fraction,
+        },
+        "model": {"name": options.model, "stages": options.stages},
+        "regime": {
+            "name": regime,
+            "laps": options.laps,
+            "epochs": options.epochs,
+            "inputs": inputs,
+            "evaluate_every": options.epochs,
+        },
+    }
+    prepared = prepare(make_config(values))
+    timer = _Timer()
+    driver.execute(make_job(prepared, run="bench"), make_course(prepared), timer, note=print)
+    return timer.wall_s
+
+
+def _table(options: Options, rounds: Sequence[dict[str, float]]) -> Table:
+    stages, laps = options.stages, options.laps
+    bound = (laps + stages - 1) / (laps * stages)
+    table = Table(
+        title=f"{options.model}, {stages} stages and workers, {laps} laps of {options.epochs} epochs,"
+        f" {len(rounds)} rounds; {laps + stages - 1} phases against {laps * stages}: {bound:.3f}"
+    )
+    for heading in ("inputs", "one stage at a time", "wavefront", "wavefront / it, median", "min", "max"):
+        table.add_column(heading, justify="left" if heading == "inputs" else "right")
+    for inputs in INPUTS:
+        one = [each[f"{inputs}/multi-lap"] for each in rounds]
+        wave = [each[f"{inputs}/wavefront"] for each in rounds]
+        ratios = [b / a for a, b in zip(one, wave, strict=True)]
+        table.add_row(
+            inputs,
+            f"{statistics.median(one):.1f} s",
+            f"{statistics.median(wave):.1f} s",
+            *(f"{f(ratios):.3f}" for f in (statistics.median, min, max)),
+        )
+    return table

@@ -1,0 +1,144 @@
+"""A search over settings by Ray Tune, stopped early by ASHA where a trial falls behind.
+
+Source: Li et al. 2020, "A system for massively parallel hyperparameter tuning", arXiv:1810.05934.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import BasicVariantGenerator
+
+from distblock.errors import InputError
+
+METRIC = "val_accuracy"
+"""What trials report, and what is searched for."""
+
+Report = Callable[[float], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """Where a setting may lie.
+
+    Attributes:
+        kind: ``log`` or ``uniform`` between two bounds, or ``choice`` of any number of values.
+        values: the two bounds, or the values.
+    """
+
+    kind: Literal["log", "uniform", "choice"]
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One trial.
+
+    Attributes:
+        values: its settings, by dotted key.
+        accuracy: the last one it reported; None: it failed before.
+        reports: how many evaluations it lived through.
+        error: what ended it, if not the search.
+    """
+
+    values: Mapping[str, Any]
+    accuracy: float | None
+    reports: int
+    error: str | None
+
+
+def search(
+    run: Callable[[str, Mapping[str, Any], Report], None],
+    space: Mapping[str, Range],
+    *,
+    num_trials: int,
+    grace: int,
+    longest: int,
+    folder: Path,
+    address: str | None,
+    seed: int,
+) -> list[Trial]:
+    """Run trials, a CPU each.
+
+    Args:
+        run: runs one trial, given its name, its settings and a function that takes each validation accuracy.
+        space: what is searched.
+        num_trials: how many.
+        grace: reports before a trial may be stopped.
+        longest: reports of a whole trial.
+        folder: where Ray Tune keeps its records.
+        address: a cluster's address; None: this machine.
+        seed: of the draws.
+
+    Returns:
+        The trials, the best first.
+    """
+    ours = not ray.is_initialized()
+    if ours:
+        _connect(address)
+    try:
+        scheduler = ASHAScheduler(grace_period=grace, max_t=max(longest, grace), reduction_factor=3)
+        tuner = tune.Tuner(
+            _trainable(run),
+            param_space={key: _domain(each) for key, each in space.items()},
+            tune_config=tune.TuneConfig(
+                metric=METRIC,
+                mode="max",
+                num_samples=num_trials,
+                scheduler=scheduler,
+                search_alg=BasicVariantGenerator(random_state=seed % 2**32),
+            ),
+            run_config=tune.RunConfig(name="ray-tune", storage_path=str(folder.resolve()), verbose=0),
+        )
+        results = tuner.fit()
+        return sorted(
+            (_trial(results[index]) for index in range(len(results))), key=lambda trial: -(trial.accuracy or -1.0)
+        )
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _trainable(run: Callable[[str, Mapping[str, Any], Report], None]) -> Callable[[dict[str, Any]], None]:
+    def trainable(values: dict[str, Any]) -> None:
+        run(tune.get_context().get_trial_id(), values, lambda accuracy: tune.report({METRIC: accuracy}))
+
+    return trainable
+
+
+def _connect(address: str | None) -> None:
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        ray.init(address="local", include_dashboard=False, **quiet)
+        return
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise InputError(f"address: expected a running Ray cluster at {address}, got: {error}") from None
+
+
+def _domain(each: Range) -> Any:
+    if each.kind == "choice":
+        return tune.choice(list(each.values))
+    low, high = each.values
+    return tune.loguniform(low, high) if each.kind == "log" else tune.uniform(low, high)
+
+
+def _trial(result: Any) -> Trial:
+    metrics = result.metrics or {}
+    return Trial(
+        values=dict(result.config or {}),
+        accuracy=metrics.get(METRIC),
+        reports=metrics.get("training_iteration", 0),
+        error=None if result.error is None else " ".join(str(result.error).split())[-200:],
+    )

@@ -1,0 +1,163 @@
+"""`distblock tune`: search settings on the validation part, with early stopping of trials that fall behind."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from distblock.config import Config, dump_config, make_config, read_values
+from distblock.errors import InputError, RunFailedError
+from distblock.flags import merge, parse_flags, take_files
+from distblock.runtime.search import Range, Report, Trial, search
+from distblock.trainer import BlockTrainer
+
+HELP = """usage: distblock tune --search KEY=RANGE [--search KEY=RANGE ...] [--trials N] [--grace N] [--folder DIR]
+                      [--config FILE.yaml] [--KEY VALUE ...]
+
+  RANGE            log:LOW:HIGH, uniform:LOW:HIGH or choice:A,B,...
+                   e.g. objective.tau=log:0.3:30, optimizer.lr=log:0.005:0.1, regime.laps=choice:1,2,5,
+                   model.stages=choice:2,3,blocks
+  --trials N       settings that are tried (default 8), each on one CPU by the plain loop
+  --grace N        evaluations before a trial may be stopped (default 2)
+  --folder DIR     where the trials' runs and best.yaml lie (default runs/tune)"""
+
+OPTIONS = ("--search", "--trials", "--grace", "--folder")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """``distblock tune``."""
+    if not arguments or "-h" in arguments or "--help" in arguments:
+        print(HELP)
+        return
+    options, rest = _take_options(arguments)
+    files, flags = take_files(rest)
+    values: dict[str, Any] = {}
+    for file in files:
+        values = merge(values, read_values(file))
+    values = merge(merge(values, parse_flags(flags)), {"executor": "local"})
+    space = dict(_range(text) for text in options["--search"])
+    folder = Path(options["--folder"][-1])
+    config = _check(values, space)
+    trials = search(
+        partial(run_trial, values, str(folder.resolve()), str(Path.cwd())),
+        space,
+        num_trials=_number(options["--trials"][-1], "--trials"),
+        grace=_number(options["--grace"][-1], "--grace"),
+        longest=config.regime.epochs,
+        folder=folder,
+        address=config.address,
+        seed=config.seed,
+    )
+    Console(width=None if sys.stdout.isatty() else 120).print(_table(trials))
+    best = trials[0]
+    if best.accuracy is None:
+        raise RunFailedError(f"tune: all trials failed, the first with: {best.error}")
+    chosen = make_config(lay(values, best.values)).model_copy(update={"executor": config.executor, "run_dir": None})
+    (folder / "best.yaml").write_text(dump_config(chosen))
+    print(f"best by validation: {folder / 'best.yaml'}; train it with distblock train --config {folder / 'best.yaml'}")
+
+
+def run_trial(
+    values: dict[str, Any], folder: str, here: str, name: str, chosen: Mapping[str, Any], report: Report
+) -> None:
+    """One trial, in a process of Ray Tune's.
+
+    Args:
+        values: keys and values that all trials share.
+        folder: where the run's directory is made.
+        here: where the command runs: the user's own functions are found from there.
+        name: the trial's.
+        chosen: its settings by dotted key.
+        report: takes the validation accuracy of the best stage so far evaluated.
+    """
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    accuracies: dict[int, float] = {}
+
+    def evaluated(stage: int, accuracy: float) -> None:
+        accuracies[stage] = accuracy
+        if stage == max(accuracies):
+            report(max(accuracies.values()))
+
+    laid = lay(values, chosen)
+    with Path(f"{folder}/{name}.log").open("w") as log:
+        trial = {**laid, "run_dir": f"{folder}/{name}"}
+        BlockTrainer(trial, console=Console(file=log), on_evaluation=evaluated).fit()
+
+
+def lay(values: dict[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by dotted key over nested ones."""
+    for key, value in chosen.items():
+        nested: Any = value
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        values = merge(values, nested)
+    return values
+
+
+def _check(values: dict[str, Any], space: Mapping[str, Range]) -> Config:
+    """Every setting and bound is allowed by itself."""
+    if not space:
+        raise InputError("tune: expected --search KEY=RANGE at least once; see distblock tune --help")
+    if "run_dir" in values:
+        raise InputError("tune: expected no run_dir, since each trial has its own; set --folder")
+    for key, each in space.items():
+        for value in each.values:
+            make_config(lay(values, {key: value}))
+    return make_config(values)
+
+
+def _range(text: str) -> tuple[str, Range]:
+    key, _, rest = text.partition("=")
+    kind, _, bounds = rest.partition(":")
+    if kind == "choice" and bounds:
+        return key, Range(kind="choice", values=tuple(yaml.safe_load(value) for value in bounds.split(",")))
+    try:
+        low, high = (float(bound) for bound in bounds.split(":"))
+    except ValueError:
+        low, high = 1.0, 0.0
+    if kind not in ("log", "uniform") or not low < high or (kind == "log" and low <= 0):
+        raise InputError(
+            f"tune --search: expected KEY=log:LOW:HIGH, KEY=uniform:LOW:HIGH or KEY=choice:A,B, got {text!r}"
+        )
+    return key, Range(kind="log" if kind == "log" else "uniform", values=(low, high))
+
+
+def _take_options(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    options = {"--search": [], "--trials": ["8"], "--grace": ["2"], "--folder": ["runs/tune"]}
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        name, _, value = word.partition("=")
+        if word in OPTIONS:
+            options[word].append(next(words, ""))
+        elif name in OPTIONS:
+            options[name].append(value)
+        else:
+            rest.append(word)
+    return options, rest
+
+
+def _number(text: str, name: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise InputError(f"tune {name}: expected a number of 1 or more, got {text!r}")
+    return int(text)
+
+
+def _table(trials: Sequence[Trial]) -> Table:
+    table = Table(title="trials, the best by validation first")
+    keys = sorted(trials[0].values)
+    for heading in (*keys, "validation accuracy", "evaluations", ""):
+        table.add_column(heading, justify="right")
+    for trial in trials:
+        settings = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in map(trial.values.get, keys)]
+        accuracy = "-" if trial.accuracy is None else f"{100 * trial.accuracy:.2f} %"
+        table.add_row(*settings, accuracy, str(trial.reports), (trial.error or "")[:60])
+    return table
