@@ -50,7 +50,6 @@ def main(arguments: Sequence[str]) -> None:
         space,
         num_trials=_number(options["--trials"][-1], "--trials"),
         grace=_number(options["--grace"][-1], "--grace"),
-        longest=config.regime.epochs,
         folder=folder,
         address=config.address,
         seed=config.seed,

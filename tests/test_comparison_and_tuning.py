@@ -101,10 +101,8 @@ def test_tune_finds_the_better_setting(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    tune(
-        ["--search", "optimizer.lr=choice:0.02,0.000001", "--trials", "4", "--grace", "1", "--folder", "tune"]
-        + ["--regime.epochs", "3"]
-    )
+    search = "optimizer.lr=choice:0.02,0.000001"
+    tune(["--search", search, "--trials", "4", "--grace", "1", "--folder", "tune", "--regime.epochs", "3"])
     assert "best by validation: tune/best.yaml" in capsys.readouterr().out
     best = make_config(read_values(tmp_path / "tune" / "best.yaml"))
     assert best.optimizer.lr == 0.02

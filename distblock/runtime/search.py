@@ -22,6 +22,9 @@ from distblock.errors import InputError
 METRIC = "val_accuracy"
 """What trials report, and what is searched for."""
 
+LONGEST = 100_000
+"""Reports after which ASHA would end a trial that is none too bad; trials end by themselves."""
+
 Report = Callable[[float], None]
 
 
@@ -61,7 +64,6 @@ def search(
     *,
     num_trials: int,
     grace: int,
-    longest: int,
     folder: Path,
     address: str | None,
     seed: int,
@@ -73,7 +75,6 @@ def search(
         space: what is searched.
         num_trials: how many.
         grace: reports before a trial may be stopped.
-        longest: reports of a whole trial.
         folder: where Ray Tune keeps its records.
         address: a cluster's address; None: this machine.
         seed: of the draws.
@@ -85,7 +86,7 @@ def search(
     if ours:
         _connect(address)
     try:
-        scheduler = ASHAScheduler(grace_period=grace, max_t=max(longest, grace), reduction_factor=3)
+        scheduler = ASHAScheduler(grace_period=grace, max_t=LONGEST, reduction_factor=3)
         tuner = tune.Tuner(
             _trainable(run),
             param_space={key: _domain(each) for key, each in space.items()},
