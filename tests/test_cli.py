@@ -282,6 +282,53 @@ def test_ctrl_c_ends_the_run_and_leaves_no_process(command: Command, times: int)
     assert process.wait(timeout=60) == 130
 
 
+ONE_BY_ONE = ["--regime.laps", "2", "--regime.cache-dir", "caches"]
+REGIMES = {
+    "sequential": ["--regime.cache-dir", "caches"],
+    "multi-lap": ONE_BY_ONE,
+    "wavefront": ONE_BY_ONE,
+    "asynchronous": [],
+    "end-to-end": [],
+}
+
+
+def left_in_caches(command: Command) -> list[Path]:
+    folder = command.folder / "caches"
+    return list(folder.iterdir()) if folder.exists() else []
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_ctrl_c_in_every_regime_leaves_no_process_and_no_cache(command: Command, regime: str):
+    process = command.start("train", "--regime.name", regime, "--regime.epochs", "200", *REGIMES[regime])
+    assert process.stderr is not None
+    for line in process.stderr:
+        if re.search(r"epoch +2/", line):
+            break
+    process.send_signal(signal.SIGINT)
+    process.stderr.read()
+    assert process.wait(timeout=60) == 130
+    assert left_in_caches(command) == []
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_a_stage_that_fails_in_any_regime_is_named(command: Command, regime: str):
+    done = command.run(
+        "train",
+        "--model.name",
+        "nets:breaks",
+        "--model.classifier",
+        "linear",
+        "--regime.name",
+        regime,
+        *REGIMES[regime],
+    )
+    assert done.returncode == 1
+    stage = 0 if regime == "end-to-end" else 1
+    assert f"distblock: stage {stage}, " in done.stderr
+    assert "RuntimeError: planted" in done.stderr
+    assert left_in_caches(command) == []
+
+
 def test_the_exporter_is_live_during_the_run(command: Command):
     process = command.start("train", "--regime.epochs", "2000", "--metrics.port", "0", "--run-dir", "run")
     assert process.stderr is not None
