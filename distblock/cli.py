@@ -19,9 +19,9 @@ import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
-from distblock.config import Config, make_config, read_values
+from distblock.config import Config, make_config
 from distblock.errors import DistblockError, InputError, RunFailedError
-from distblock.flags import merge, parse_flags, take_files
+from distblock.flags import read_settings
 
 if TYPE_CHECKING:
     from distblock.runs import RunDirectory
@@ -181,12 +181,7 @@ def _dispatch(verb: str, arguments: list[str]) -> None:
 
 
 def _configuration(arguments: Sequence[str]) -> Config:
-    """YAML files in order, each laid over the one before, and the flags over all."""
-    files, flags = take_files(arguments)
-    values: dict[str, Any] = {}
-    for file in files:
-        values = merge(values, read_values(file))
-    return make_config(merge(values, parse_flags(flags)))
+    return make_config(read_settings(arguments))
 
 
 def _directory(location: str) -> RunDirectory:

@@ -23,7 +23,7 @@ from scipy import stats
 
 from distblock.config import Config, make_config, read_values
 from distblock.errors import InputError, RunFailedError
-from distblock.flags import merge, parse_flags
+from distblock.flags import merge, parse_flags, take_options, whole_number
 from distblock.report.tables import duration, size
 
 HELP = """usage: distblock compare A.yaml B.yaml ... [--seeds N] [--max-time-s S] [--folder DIR] [--KEY VALUE ...]
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
         print(HELP)
         return
     files, options, flags = _split(arguments)
-    seeds = _number(options.get("--seeds", "3"), "--seeds")
+    seeds = whole_number(options.get("--seeds", "3"), where="compare --seeds")
     overlay = parse_flags(flags)
     if "--max-time-s" in options:
         overlay = merge(overlay, {"regime": {"max_time_s": options["--max-time-s"]}})
@@ -154,21 +154,9 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str], list[st
     """Files, options of compare itself, and flags of settings."""
     words = list(arguments)
     first_flag = next((index for index, word in enumerate(words) if word.startswith("-")), len(words))
-    files, rest = words[:first_flag], iter(words[first_flag:])
-    options: dict[str, str] = {}
-    flags: list[str] = []
-    for word in rest:
-        name, _, value = word.partition("=")
-        if name in OPTIONS:
-            options[name] = value or next(rest, "")
-        else:
-            flags.append(word)
+    files = words[:first_flag]
+    given, flags = take_options(words[first_flag:], OPTIONS)
+    options = {name: values[-1] for name, values in given.items()}
     if not files:
         raise InputError("compare: expected YAML files of settings, got none; see distblock compare --help")
     return files, options, flags
-
-
-def _number(text: str, name: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise InputError(f"compare {name}: expected a number of 1 or more, got {text!r}")
-    return int(text)

@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from distblock.config import Config
+from distblock.config import Config, read_values
 from distblock.errors import InputError
 
 
@@ -34,24 +34,59 @@ def parse_flags(arguments: Sequence[str]) -> dict[str, Any]:
     return values
 
 
+def take_options(arguments: Sequence[str], names: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """A command's own options, ``--name value`` or ``--name=value``, and all other arguments.
+
+    Returns:
+        The values of each name in order, empty for one without a value and no list for one that is not there; the rest.
+    """
+    options: dict[str, list[str]] = {}
+    others: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        name, is_joined, value = word.partition("=")
+        if name in names:
+            options.setdefault(name, []).append(value if is_joined else next(words, ""))
+        else:
+            others.append(word)
+    return options, others
+
+
 def take_files(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The values of ``--config``, and all other arguments.
 
     Raises:
         InputError: ``--config`` without a file.
     """
-    files, others, words = [], [], iter(arguments)
-    for word in words:
-        if word.startswith("--config="):
-            files.append(word.partition("=")[2])
-        elif word == "--config":
-            file = next(words, None)
-            if file is None:
-                raise InputError("--config: expected a YAML file, got nothing")
-            files.append(file)
-        else:
-            others.append(word)
+    options, others = take_options(arguments, ["--config"])
+    files = options.get("--config", [])
+    if "" in files:
+        raise InputError("--config: expected a YAML file, got nothing")
     return files, others
+
+
+def whole_number(text: str, *, where: str) -> int:
+    """An option's value of 1 or more.
+
+    Raises:
+        InputError: it is none; ``where`` names the option.
+    """
+    if not text.isdigit() or int(text) < 1:
+        raise InputError(f"{where}: expected a number of 1 or more, got {text!r}")
+    return int(text)
+
+
+def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
+    """``--config`` files in order, each laid over the one before, and the flags over all; not yet checked.
+
+    Raises:
+        InputError: a file cannot be read, an unknown flag, or ``--config`` without a file.
+    """
+    files, flags = take_files(arguments)
+    values: dict[str, Any] = {}
+    for file in files:
+        values = merge(values, read_values(file))
+    return merge(values, parse_flags(flags))
 
 
 def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from distblock.errors import InputError
 from distblock.learning.blueprint import LABEL_BYTES, Blueprint, Build, Problem, draw_blueprint
 from distblock.learning.host import HostSpec
 from distblock.learning.initial import initial_state
-from distblock.messages import Item
+from distblock.messages import Inputs, Item
 from distblock.report.monitor import Monitor, OnEvaluation
 from distblock.report.summary import summarize
 from distblock.runs import RunDirectory, State
@@ -46,6 +46,11 @@ class Prepared:
     plan: StreamPlan
     room: Room | None
     initial: State
+
+    @property
+    def inputs(self) -> Inputs | None:
+        """What stages train on, where they train one by one."""
+        return self.room and self.room.inputs
 
 
 class BlockTrainer:
@@ -129,7 +134,7 @@ class BlockTrainer:
                 monitor.account,
                 state,
                 wall_s=monitor.wall_s,
-                inputs=prepared.room and prepared.room.inputs,
+                inputs=prepared.inputs,
                 peak_bytes=course.peak_bytes,
             )
         directory.write_checkpoint(state, _manifest(prepared, summary))
@@ -196,7 +201,7 @@ def make_job(
             blueprint=prepared.blueprint,
             stages=stages,
             steps_per_epoch=prepared.plan.steps_per_epoch,
-            inputs=prepared.room and prepared.room.inputs,
+            inputs=prepared.inputs,
             build=model,
         )
         for stages in prepared.blueprint.hosts

@@ -12,9 +12,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from distblock.config import Config, dump_config, make_config, read_values
+from distblock.config import Config, dump_config, make_config
 from distblock.errors import InputError, RunFailedError
-from distblock.flags import merge, parse_flags, take_files
+from distblock.flags import merge, read_settings, take_options, whole_number
 from distblock.runtime.search import Range, Report, Trial, search
 from distblock.trainer import BlockTrainer
 
@@ -28,7 +28,8 @@ HELP = """usage: distblock tune --search KEY=RANGE [--search KEY=RANGE ...] [--t
   --grace N        evaluations before a trial may be stopped (default 2)
   --folder DIR     where the trials' runs and best.yaml lie (default runs/tune)"""
 
-OPTIONS = ("--search", "--trials", "--grace", "--folder")
+DEFAULTS = {"--trials": "8", "--grace": "2", "--folder": "runs/tune"}
+OPTIONS = ("--search", *DEFAULTS)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -36,20 +37,17 @@ def main(arguments: Sequence[str]) -> None:
     if not arguments or "-h" in arguments or "--help" in arguments:
         print(HELP)
         return
-    options, rest = _take_options(arguments)
-    files, flags = take_files(rest)
-    values: dict[str, Any] = {}
-    for file in files:
-        values = merge(values, read_values(file))
-    values = merge(merge(values, parse_flags(flags)), {"executor": "local"})
-    space = dict(_range(text) for text in options["--search"])
-    folder = Path(options["--folder"][-1])
+    given, rest = take_options(arguments, OPTIONS)
+    values = merge(read_settings(rest), {"executor": "local"})
+    space = dict(_range(text) for text in given.get("--search", []))
+    options = DEFAULTS | {name: each[-1] for name, each in given.items()}
+    folder = Path(options["--folder"])
     config = _check(values, space)
     trials = search(
         partial(run_trial, values, str(folder.resolve()), str(Path.cwd())),
         space,
-        num_trials=_number(options["--trials"][-1], "--trials"),
-        grace=_number(options["--grace"][-1], "--grace"),
+        num_trials=whole_number(options["--trials"], where="tune --trials"),
+        grace=whole_number(options["--grace"], where="tune --grace"),
         folder=folder,
         address=config.address,
         seed=config.seed,
@@ -127,27 +125,6 @@ def _range(text: str) -> tuple[str, Range]:
             f"tune --search: expected KEY=log:LOW:HIGH, KEY=uniform:LOW:HIGH or KEY=choice:A,B, got {text!r}"
         )
     return key, Range(kind="log" if kind == "log" else "uniform", values=(low, high))
-
-
-def _take_options(arguments: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
-    options = {"--search": [], "--trials": ["8"], "--grace": ["2"], "--folder": ["runs/tune"]}
-    rest: list[str] = []
-    words = iter(arguments)
-    for word in words:
-        name, _, value = word.partition("=")
-        if word in OPTIONS:
-            options[word].append(next(words, ""))
-        elif name in OPTIONS:
-            options[name].append(value)
-        else:
-            rest.append(word)
-    return options, rest
-
-
-def _number(text: str, name: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise InputError(f"tune {name}: expected a number of 1 or more, got {text!r}")
-    return int(text)
 
 
 def _table(trials: Sequence[Trial]) -> Table:

@@ -30,7 +30,6 @@ from distblock.learning.checks import (
 from distblock.learning.host import HostSpec, explain
 from distblock.learning.stage import weights_sha256
 from distblock.messages import Item
-from distblock.metrics.accounting import Account
 from distblock.metrics.observer import Silent
 from distblock.runtime import driver
 from distblock.trainer import Prepared, make_course, make_job, prepare
@@ -119,11 +118,8 @@ def _batches(prepared: Prepared) -> list[Batch]:
         closes_batch=True,
         closes_pass=False,
     )
-    batches = []
-    for index in range(MICROBATCHES):
-        images, labels = prepared.data.microbatch(item)
-        batches.append((replace(item, number=index, index=index), torch.from_numpy(images), torch.from_numpy(labels)))
-    return batches
+    images, labels = map(torch.from_numpy, prepared.data.microbatch(item))
+    return [(replace(item, number=index, index=index), images, labels) for index in range(MICROBATCHES)]
 
 
 def _workers_agree(prepared: Prepared, *, model: Build | None, dataset: Callable[..., Any] | None) -> Finding:
@@ -132,8 +128,7 @@ def _workers_agree(prepared: Prepared, *, model: Build | None, dataset: Callable
     num_stages = prepared.blueprint.num_stages
     try:
         spec = replace(make_job(prepared, run="verify", model=model).hosts[0], stages=range(num_stages))
-        account = Account(num_stages=num_stages)
-        state = local.execute(spec, prepared.data, make_course(prepared), account, initial=prepared.initial)
+        state = local.execute(spec, prepared.data, make_course(prepared), Silent(), initial=prepared.initial)
         expected = _hashes(state)
         faults = []
         counts = sorted({1, min(2, num_stages), num_stages})

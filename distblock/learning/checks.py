@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from distblock.codecs.cast import Features, named_tensors
 from distblock.learning.host import HostSpec, build_stages, explain
-from distblock.learning.network import main_tensor
+from distblock.learning.network import detach, main_tensor
 from distblock.messages import Item
 
 Batch = tuple[Item, Tensor, Tensor]
@@ -64,7 +64,7 @@ def gradients_stay(spec: HostSpec, batches: list[Batch]) -> Finding:
                     f"stage {stage.index}: its loss reaches {names[id(parameter)]} of stage {owner}: a block hands on"
                     " something that is not detached"
                 )
-        features = _detached(leaving)
+        features = detach(leaving)
     return Finding(
         check="no gradient crosses between stages, and no weight is in none",
         faults=tuple(dict.fromkeys(faults)),
@@ -133,12 +133,13 @@ def transport_cost_is_right(spec: HostSpec, batches: list[Batch]) -> Finding:
     item, images, labels = batches[0]
     faults, costs = [], []
     features: Features = images
-    for stage in build_stages(spec, spec.stages):
+    stages, twins = (build_stages(spec, spec.stages) for _ in range(2))
+    for stage, twin in zip(stages, twins, strict=True):
         stage.module.train()
         expected, entering = 0.0, features
         has_residuals = False
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            for block in build_stages(spec, range(stage.index, stage.index + 1))[0].blocks:
+            for block in twin.blocks:
                 entering, residuals = block.run(entering)
                 has_residuals = has_residuals or bool(residuals)
                 expected += sum(residual.double().square().mean().item() for residual in residuals)
@@ -203,14 +204,6 @@ def _reached(total: Tensor) -> Iterator[Tensor]:
         if hasattr(node, "variable"):
             yield node.variable  # pyright: ignore[reportAttributeAccessIssue]
         stack += [following for following, _ in node.next_functions]
-
-
-def _detached(features: Features) -> Features:
-    if isinstance(features, Tensor):
-        return features.detach()
-    if isinstance(features, dict):
-        return {key: tensor.detach() for key, tensor in features.items()}
-    return tuple(tensor.detach() for tensor in features)
 
 
 def _equal(one: Features, other: Features) -> bool:

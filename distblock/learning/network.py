@@ -16,10 +16,19 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from distblock.codecs.cast import Features
+from distblock.codecs.cast import Features, named_tensors
 from distblock.errors import InputError
 
-__all__ = ["Block", "Features", "HandsOutResiduals", "check_ownership", "main_tensor", "run_blocks"]
+__all__ = [
+    "Block",
+    "Features",
+    "HandsOutResiduals",
+    "check_ownership",
+    "detach",
+    "main_tensor",
+    "run_blocks",
+    "versions_of",
+]
 
 
 @runtime_checkable
@@ -69,6 +78,20 @@ def main_tensor(features: Features) -> Tensor:
     if isinstance(features, dict):
         return features["features"] if "features" in features else next(iter(features.values()))
     return features[0]
+
+
+def detach(features: Features) -> Features:
+    """The same tensors without their graph."""
+    if isinstance(features, Tensor):
+        return features.detach()
+    if isinstance(features, dict):
+        return {key: tensor.detach() for key, tensor in features.items()}
+    return tuple(tensor.detach() for tensor in features)
+
+
+def versions_of(features: Features) -> list[int]:
+    """How often each tensor has been written to in place."""
+    return [tensor._version for _, tensor in named_tensors(features)]
 
 
 def check_ownership(blocks: Sequence[Block]) -> None:

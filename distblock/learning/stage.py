@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from distblock.codecs.cast import Features, named_tensors
+from distblock.codecs.cast import Features
 from distblock.config import Config
-from distblock.learning.network import Block, main_tensor, run_blocks
+from distblock.learning.network import Block, detach, main_tensor, run_blocks, versions_of
 from distblock.learning.objective import Multiplier, local_loss, multiplier_start, stage_tau, stage_transport_cost
 from distblock.learning.optimizer import build_optimizer, lr_factor
 from distblock.messages import Item
@@ -108,7 +108,7 @@ class Stage:
         starts_batch = self._begin_batch(item)
         self.module.train()
         features = self._arrange(features)
-        versions = _versions(features)
+        versions = versions_of(features)
         # Random layers draw by (stage, microbatch): what they draw does not depend on who else shares the process.
         with torch.random.fork_rng(self._rng_devices()):
             torch.manual_seed(derive_seed(self._seed, item.epoch, item.index))
@@ -122,7 +122,7 @@ class Stage:
         self._check(measures, item, features, versions)
         if item.closes_batch:
             self._step()
-        return _detach(leaving), measures
+        return detach(leaving), measures
 
     @torch.no_grad()
     def evaluate(self, features: Features, labels: Tensor) -> tuple[Features, Measures]:
@@ -235,7 +235,7 @@ class Stage:
                 f" transport cost {measures.transport_cost_sum / item.num_samples:.4g}, tau {self._tau:g});"
                 " try a smaller optimizer.lr, a larger objective.tau or optimizer.clip_norm"
             )
-        if _versions(features) != versions:
+        if versions_of(features) != versions:
             raise ValueError("a block wrote to its input in place; make the operation out of place")
 
     def _step(self) -> None:
@@ -294,15 +294,3 @@ def _nest(blocks: Sequence[Block]) -> nn.Module:
                 parent = parent.get_submodule(part)
             parent.add_module(last, module)
     return root
-
-
-def _detach(features: Features) -> Features:
-    if isinstance(features, Tensor):
-        return features.detach()
-    if isinstance(features, dict):
-        return {key: tensor.detach() for key, tensor in features.items()}
-    return tuple(tensor.detach() for tensor in features)
-
-
-def _versions(features: Features) -> list[int]:
-    return [tensor._version for _, tensor in named_tensors(features)]

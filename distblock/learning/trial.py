@@ -17,7 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from distblock.codecs.cast import named_tensors
 from distblock.errors import InputError
-from distblock.learning.network import Block, Features
+from distblock.learning.network import Block, Features, versions_of
 
 Calls = list[tuple[nn.Module, Any]]
 """Modules being run, outermost first, each with its first argument."""
@@ -54,13 +54,13 @@ def try_block(block: Block, where: str, features: Features) -> Features:
     Raises:
         InputError: it fails, writes to its input, or puts out something else than tensors of as many samples.
     """
-    before = _versions(features)
+    before = versions_of(features)
     with _running([module for _, module in block.modules]) as calls:
         try:
             leaving, _ = block.run(features)
         except Exception as error:
             raise InputError(f"{where}: {_describe_failure(calls, error, features)}") from error
-    if _versions(features) != before:
+    if versions_of(features) != before:
         raise InputError(
             f"{where}: expected not to write to its input, but it does, in place; the stage before still needs it: make"
             " the operation out of place (inplace=False, x = x + y instead of x += y)"
@@ -141,7 +141,3 @@ def _expectation(module: nn.Module) -> str:
     if isinstance(module, _BatchNorm):
         return f"expects C={module.num_features} channels ({layer})"
     return f"failed in {layer}"
-
-
-def _versions(features: Features) -> list[int]:
-    return [tensor._version for _, tensor in named_tensors(features)]

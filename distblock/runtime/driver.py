@@ -325,7 +325,7 @@ class _Run:
         worker = lane.edge(place)
         if worker is None:
             return
-        stage, credits = self._job.hosts[worker].stages.start, self._edges[worker]
+        stage, credits = self._stage_after(lane, place), self._edges[worker]
         self._observer.set_in_flight(stage, credits.count, credits.num_bytes)
         if backpressure_s:
             self._observer.record_backpressure(stage, backpressure_s)

@@ -6,7 +6,6 @@ at most. During an evaluation weights stay as they are.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -63,7 +62,6 @@ class Reuse:
             max_reuses=max(1, regime.max_reuses),
             seed=derive_seed(spec.config.seed, "reuse", spec.stages.start),
         )
-        self._calls = itertools.count()
         self._expected = 0
         self._seen = 0
         self._numbers: list[int] = []
@@ -71,8 +69,8 @@ class Reuse:
         self._failure: BaseException | None = None
 
     def expect(self) -> None:
-        """A fresh microbatch is about to be computed; called before it is queued, in stream order."""
-        self._expected = next(self._calls) + 1
+        """A fresh microbatch is about to be computed; called before it is queued, one call at a time."""
+        self._expected += 1
 
     def fresh(self, item: Item, features: Features, labels: Tensor) -> Reused:
         """A fresh microbatch has been computed; what was done since the one before.

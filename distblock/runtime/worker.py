@@ -142,7 +142,7 @@ class StageWorker:
                 computing = self._computing.submit(self._compute, item, fetched)
             computed = computing.result()
             departures = computed.departures
-            if self._is_last or (item.stage is not None and item.stage in self._spec.stages):
+            if self._is_last or item.stage in self._spec.stages:
                 yield None
             else:
                 payload, encode_s = self._encode(item, computed.work.features, fetched.labels)

@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,13 +56,15 @@ class FeatureFile:
             [batch.column(column).values.to_numpy().reshape(batch.num_rows, -1) for batch in batches]
             for column in range(len(tensors))
         ]
-        self._ends = np.cumsum([batch.num_rows for batch in batches])
+        rows = [batch.num_rows for batch in batches]
+        self._ends = np.cumsum(rows)
+        self._starts = self._ends - rows
         self.num_batches = len(batches)
 
     def take(self, positions: np.ndarray) -> Rows:
         """Samples by their place in the part's own order; a copy of these rows alone."""
         batch = np.searchsorted(self._ends, positions, side="right")
-        row = positions - np.concatenate([[0], self._ends])[batch]
+        row = positions - self._starts[batch]
         places = list(zip(batch.tolist(), row.tolist(), strict=True))
         arrays = []
         for column, shape in zip(self._columns, self._shapes, strict=True):
@@ -70,7 +72,7 @@ class FeatureFile:
             for index, (b, r) in enumerate(places):
                 taken[index] = column[b][r]
             arrays.append(taken.reshape(len(positions), *shape))
-        headers = tuple(_resized(header, len(positions)) for header in self._headers)
+        headers = tuple(replace(header, shape=(len(positions), *header.shape)) for header in self._headers)
         return Rows(headers=headers, arrays=tuple(arrays))
 
 
@@ -188,13 +190,3 @@ def _record_batch(payload: Payload) -> pa.RecordBatch:
     metadata = {"tensors": json.dumps(headers), "shapes": json.dumps([array.shape[1:] for array in payload.arrays])}
     fields = [pa.field(str(index), column.type) for index, column in enumerate(columns)]
     return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields, metadata=metadata))
-
-
-def _resized(header: TensorHeader, num_samples: int) -> TensorHeader:
-    return TensorHeader(
-        key=header.key,
-        shape=(num_samples, *header.shape),
-        dtype=header.dtype,
-        wire_dtype=header.wire_dtype,
-        channels_last=header.channels_last,
-    )
