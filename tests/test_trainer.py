@@ -9,13 +9,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.fs
 import pytest
 import torch
+from clusters import Cluster, started_cluster
 from ray.train import CheckpointConfig, RunConfig
 from safetensors.torch import load_file
 
@@ -123,43 +123,11 @@ def test_several_runs_at_once_on_one_cluster_do_not_disturb_each_other(shared_ra
     assert together == [weights(seed, f"alone-{seed}", "local") for seed in range(3)]
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """A Ray that runs in processes of its own."""
-
-    address: str
-    environment: dict[str, str]
-
-
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A head node of 4 CPUs on this machine, with token authentication, ended by its process id."""
-    folder = tmp_path_factory.mktemp("cluster")
-    (folder / "token").write_text("0123456789abcdef0123456789abcdef")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
-    command = [*("--head", f"--port={port}", "--num-cpus=4", "--include-dashboard=false", "--block")]
-    ray_command = Path(sys.executable).parent / "ray"
-    with subprocess.Popen(
-        [str(ray_command), "start", *command, "--node-ip-address=127.0.0.1", "--disable-usage-stats"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as head:
-        assert head.stdout is not None
-        output = ""
-        for line in head.stdout:
-            output += line
-            if "--block" in line:
-                break
-        else:
-            pytest.fail(f"ray start ended: {output}")
-        yield Cluster(f"127.0.0.1:{port}", environment)
-        head.terminate()
-        head.stdout.read()
+    """A head node of 4 CPUs on this machine."""
+    with started_cluster(tmp_path_factory.mktemp("cluster"), [4]) as cluster:
+        yield cluster
 
 
 def train_on(cluster: Cluster, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:

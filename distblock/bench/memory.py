@@ -2,13 +2,16 @@
 
 Each stage trains by itself in a process of its own, on random inputs of its shape, and what its process grows by is
 what a worker with that stage needs: weights, gradients, momentum and activations. On a GPU it is what torch has
-allocated at most. The mark is Linux's high-water mark of resident memory, reset before the stage is built.
+allocated at most. The mark is Linux's high-water mark of resident memory, reset before the stage is built. Beside it,
+all stages on one worker that holds one at a time and keeps the others on disk: the use on a small device.
 """
 
 from __future__ import annotations
 
 import json
 import multiprocessing
+import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,9 +23,10 @@ from rich.table import Table
 
 from distblock.config import make_config
 from distblock.learning.blueprint import Problem, draw_blueprint
-from distblock.learning.host import HostSpec, build_stages
+from distblock.learning.host import Host, HostSpec
 from distblock.messages import Item
 from distblock.report.tables import size
+from distblock.scratch.shelf import DiskShelf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,59 +54,68 @@ class Options:
 def main(arguments: Sequence[str]) -> None:
     """``distblock bench memory``."""
     options = tyro.cli(Options, args=list(arguments), prog="distblock bench memory")
-    peaks = {number: _peaks(options, number) for number in (1, *options.stages)}
-    Console(width=120).print(_table(options, peaks))
+    numbers = (1, *options.stages)
+    peaks = {number: [_alone(options, number, (stage,)) for stage in range(number)] for number in numbers}
+    one_worker = {number: _alone(options, number, tuple(range(number))) for number in options.stages}
+    Console(width=120).print(_table(options, peaks, one_worker))
     if options.output is not None:
-        Path(options.output).write_text(json.dumps({"options": asdict(options), "peak_bytes": peaks}, indent=2))
+        figures = {"options": asdict(options), "peak_bytes": peaks, "one_worker_bytes": one_worker}
+        Path(options.output).write_text(json.dumps(figures, indent=2))
 
 
-def _peaks(options: Options, num_stages: int) -> list[int]:
-    """Bytes of every stage, each in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    peaks = []
-    for stage in range(num_stages):
-        with context.Pool(1) as pool:
-            peaks.append(pool.apply(stage_peak_bytes, (options, num_stages, stage)))
-    return peaks
+def _alone(options: Options, num_stages: int, stages: tuple[int, ...]) -> int:
+    """Bytes of these stages, in a process of their own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(peak_bytes, (options, num_stages, stages))
 
 
-def stage_peak_bytes(options: Options, num_stages: int, index: int) -> int:
-    """Bytes that training one stage takes at most, in this process."""
+def peak_bytes(options: Options, num_stages: int, stages: tuple[int, ...]) -> int:
+    """Bytes that training stages one after the other, with one of them resident, takes at most in this process."""
     torch.set_num_threads(1)
-    config = make_config(
-        {
-            "data": {"batch_size": options.batch_size},
-            "model": {"name": options.model, "stages": num_stages, "classifier": options.classifier},
-            "regime": {"name": "end-to-end" if num_stages == 1 else "parallel"},
-            "objective": {"tau": "inf" if num_stages == 1 else 1.0},
-            "resources": {"gpus_per_worker": 1.0 if options.gpu else 0.0},
-        }
-    )
-    problem = Problem(in_channels=3, image_size=options.image_size, num_classes=10)
-    blueprint = draw_blueprint(config, problem)
-    spec = HostSpec(
-        run="bench",
-        config=config,
-        problem=problem,
-        blueprint=blueprint,
-        stages=range(index, index + 1),
-        steps_per_epoch=options.steps,
-        inputs=None,
-        build=None,
-    )
+    spec = _spec(options, num_stages, range(stages[0], stages[-1] + 1))
     _reset_mark()
     base_bytes = _resident_bytes("VmRSS")
-    (stage,) = build_stages(spec, spec.stages)
-    features = torch.randn(options.batch_size, *blueprint.entering[index][0], device=spec.device)
-    labels = torch.randint(10, (options.batch_size,), device=spec.device)
-    for step in range(options.steps):
-        stage.train(_item(options, step), features, labels)
+    with tempfile.TemporaryDirectory() as folder:
+        host = Host(spec, clock=time.perf_counter, shelf=DiskShelf(Path(folder)))
+        for stage in stages:
+            _train(options, host, stage)
     if options.gpu:
         return torch.cuda.max_memory_allocated()
     return _resident_bytes("VmHWM") - base_bytes
 
 
-def _item(options: Options, step: int) -> Item:
+def _train(options: Options, host: Host, stage: int) -> None:
+    """Some steps on random inputs."""
+    features = torch.randn(options.batch_size, *host.spec.blueprint.entering[stage][0], device=host.device)
+    labels = torch.randint(10, (options.batch_size,), device=host.device)
+    for step in range(options.steps):
+        host.work(_item(options, stage, step), features, labels, first=stage)
+
+
+def _spec(options: Options, num_stages: int, stages: range) -> HostSpec:
+    config = make_config(
+        {
+            "data": {"batch_size": options.batch_size},
+            "model": {"name": options.model, "stages": num_stages, "classifier": options.classifier},
+            "regime": {"name": "end-to-end" if num_stages == 1 else "sequential"},
+            "objective": {"tau": "inf" if num_stages == 1 else 1.0},
+            "resources": {"gpus_per_worker": 1.0 if options.gpu else 0.0},
+        }
+    )
+    problem = Problem(in_channels=3, image_size=options.image_size, num_classes=10)
+    return HostSpec(
+        run="bench",
+        config=config,
+        problem=problem,
+        blueprint=draw_blueprint(config, problem),
+        stages=stages,
+        steps_per_epoch=options.steps,
+        inputs=None,
+        build=None,
+    )
+
+
+def _item(options: Options, stage: int, step: int) -> Item:
     return Item(
         number=step,
         purpose="train",
@@ -114,6 +127,7 @@ def _item(options: Options, step: int) -> Item:
         batch_samples=options.batch_size,
         closes_batch=True,
         closes_pass=False,
+        stage=stage,
     )
 
 
@@ -126,15 +140,18 @@ def _resident_bytes(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-def _table(options: Options, peaks: dict[int, list[int]]) -> Table:
+def _table(options: Options, peaks: dict[int, list[int]], one_worker: dict[int, int]) -> Table:
     table = Table(
         title=f"{options.model}, {options.image_size} x {options.image_size}, batch {options.batch_size},"
         f" classifier {options.classifier}: peak memory of training"
     )
-    for heading in ("stages", "largest worker", "smallest worker", "less than end-to-end"):
+    saved = "less than end-to-end"
+    for heading in ("stages", "largest worker", saved, "smallest worker", "one worker, one stage at a time", saved):
         table.add_column(heading, justify="right")
     whole = max(peaks[1])
-    for number, each in peaks.items():
-        saved = "" if number == 1 else f"{100 * (1 - max(each) / whole):.0f} %"
-        table.add_row("1 (end-to-end)" if number == 1 else str(number), size(max(each)), size(min(each)), saved)
+    table.add_row("1 (end-to-end)", size(whole))
+    for number, one in one_worker.items():
+        largest, smallest = max(peaks[number]), min(peaks[number])
+        less = [f"{100 * (1 - peak / whole):.0f} %" for peak in (largest, one)]
+        table.add_row(str(number), size(largest), less[0], size(smallest), size(one), less[1])
     return table

@@ -1,8 +1,10 @@
 """Laps on all workers at once, against one stage at a time.
 
-R laps of K equal stages take R + K - 1 phases instead of R * K. How much of that is seen depends on what else asks for
-the cores (driver, data worker), on how equal the stages are, and on how inputs reach a stage: from a cache, or through
-frozen stages whose forward passes go beside the training.
+R laps of K equal stages take R + K - 1 phases instead of R * K. How much of that is seen depends on how equal the
+stages are, on how inputs reach a stage (from a cache, or through frozen stages whose forward passes go beside the
+training), and on whether two workers at once compute as fast as one by itself: the last column says how much longer
+the same steps took. ``--pace-s`` makes steps wait as they would for a device of their own, and so shows what is lost
+besides.
 """
 
 from __future__ import annotations
@@ -45,6 +47,8 @@ class Options:
     """part of the training images"""
     batch_size: int = 128
     """samples a microbatch"""
+    pace_s: float = 0.0
+    """seconds that each training step sleeps"""
     rounds: int = 3
     """rounds; medians are printed"""
     output: str | None = None
@@ -52,14 +56,15 @@ class Options:
 
 
 class _Timer(Silent):
-    """Seconds from the beginning to the last report."""
+    """Seconds from the beginning to the last report, and seconds of training steps in all."""
 
     def begin(self) -> None:
         self._begun_s = time.perf_counter()
-        self.wall_s = 0.0
+        self.wall_s = self.steps_s = 0.0
 
-    def record(self, report: WorkerReport) -> None:  # noqa: ARG002
+    def record(self, report: WorkerReport) -> None:
         self.wall_s = time.perf_counter() - self._begun_s
+        self.steps_s += sum(stage.compute_s for stage in report.stages if stage.role == "train")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -71,16 +76,16 @@ def main(arguments: Sequence[str]) -> None:
         Path(options.output).write_text(json.dumps({"options": asdict(options), "rounds": rounds}, indent=2))
 
 
-def _round(options: Options) -> dict[str, float]:
-    """Wall seconds of each regime with each kind of inputs, one after the other."""
+def _round(options: Options) -> dict[str, dict[str, float]]:
+    """Seconds of each regime with each kind of inputs, one after the other."""
     return {
-        f"{inputs}/{regime}": _wall_s(options, inputs, regime)
+        f"{inputs}/{regime}": _seconds(options, inputs, regime)
         for inputs in INPUTS
         for regime in ("multi-lap", "wavefront")
     }
 
 
-def _wall_s(options: Options, inputs: str, regime: str) -> float:
+def _seconds(options: Options, inputs: str, regime: str) -> dict[str, float]:
     values: dict[str, Any] = {
         "data": {
             "name": "parquet",
@@ -101,28 +106,40 @@ def _wall_s(options: Options, inputs: str, regime: str) -> float:
     # Training is what is timed: evaluations and what is stored for them are cut to a microbatch.
     plan = replace(prepared.plan, num_validation=options.batch_size, num_test=options.batch_size)
     prepared = replace(prepared, plan=plan)
+    job = make_job(prepared, run="bench")
+    delays_s = dict.fromkeys(range(options.stages), options.pace_s)
+    job = replace(job, hosts=tuple(replace(spec, delays_s=delays_s) for spec in job.hosts))
     timer = _Timer()
-    driver.execute(make_job(prepared, run="bench"), make_course(prepared), timer, note=print)
-    return timer.wall_s
+    driver.execute(job, make_course(prepared), timer, note=print)
+    return {"wall_s": timer.wall_s, "steps_s": timer.steps_s}
 
 
-def _table(options: Options, rounds: Sequence[dict[str, float]]) -> Table:
+def _table(options: Options, rounds: Sequence[dict[str, dict[str, float]]]) -> Table:
     stages, laps = options.stages, options.laps
-    bound = (laps + stages - 1) / (laps * stages)
+    phases = laps + stages - 1
     table = Table(
         title=f"{options.model}, {stages} stages and workers, {laps} laps of {options.epochs} epochs,"
-        f" {len(rounds)} rounds; {laps + stages - 1} phases against {laps * stages}: {bound:.3f}"
+        f" steps paced by {options.pace_s} s, {len(rounds)} rounds; {phases} phases against {laps * stages}:"
+        f" {phases / (laps * stages):.3f}"
     )
-    for heading in ("inputs", "one stage at a time", "wavefront", "wavefront / it, median", "min", "max"):
+    headings = (
+        "inputs",
+        "one stage at a time",
+        "wavefront",
+        "wavefront / it, median",
+        "min",
+        "max",
+        "steps / its steps",
+    )
+    for heading in headings:
         table.add_column(heading, justify="left" if heading == "inputs" else "right")
     for inputs in INPUTS:
-        one = [each[f"{inputs}/multi-lap"] for each in rounds]
-        wave = [each[f"{inputs}/wavefront"] for each in rounds]
-        ratios = [b / a for a, b in zip(one, wave, strict=True)]
+        one, wave = ([each[f"{inputs}/{regime}"] for each in rounds] for regime in ("multi-lap", "wavefront"))
+        ratios, steps = ([b[key] / a[key] for a, b in zip(one, wave, strict=True)] for key in ("wall_s", "steps_s"))
         table.add_row(
             inputs,
-            f"{statistics.median(one):.1f} s",
-            f"{statistics.median(wave):.1f} s",
+            *(f"{statistics.median(each['wall_s'] for each in runs):.1f} s" for runs in (one, wave)),
             *(f"{f(ratios):.3f}" for f in (statistics.median, min, max)),
+            f"{statistics.median(steps):.2f}",
         )
     return table
