@@ -8,7 +8,6 @@ interrupted goes on.
 from __future__ import annotations
 
 import json
-import math
 import statistics
 import subprocess
 import sys
@@ -19,22 +18,24 @@ from typing import Any
 import yaml
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
 from distblock.config import Config, make_config, read_values
 from distblock.errors import InputError, RunFailedError
 from distblock.flags import merge, parse_flags, take_options, whole_number
+from distblock.report.pictures import draw_accuracy_by_depth
 from distblock.report.tables import duration, size
+from distblock.statistics import CONFIDENCE, mean_and_interval
 
-HELP = """usage: distblock compare A.yaml B.yaml ... [--seeds N] [--max-time-s S] [--folder DIR] [--KEY VALUE ...]
+HELP = """usage: distblock compare A.yaml B.yaml ... [--seeds N] [--max-time-s S] [--folder DIR] [--picture FILE.svg]
+                         [--KEY VALUE ...]
 
   --seeds N        runs of each setting, with seeds 0 to N - 1 (default 3)
   --max-time-s S   the same limit of wall time for all of them
   --folder DIR     where the runs lie (default runs/compare); runs that are there already are not run again
+  --picture FILE   draw test accuracy by depth there, as SVG
   --KEY VALUE      a setting laid over all of them"""
 
-CONFIDENCE = 0.95
-OPTIONS = ("--seeds", "--max-time-s", "--folder")
+OPTIONS = ("--seeds", "--max-time-s", "--folder", "--picture")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -56,6 +57,12 @@ def main(arguments: Sequence[str]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(costs_table(summaries))
     console.print(depth_table(summaries))
+    if "--picture" in options:
+        depths = {
+            name: [[stage["test_accuracy"] for stage in run["stages"]] for run in runs]
+            for name, runs in summaries.items()
+        }
+        draw_accuracy_by_depth(depths, Path(options["--picture"]))
 
 
 def run_all(settings: Mapping[str, dict[str, Any]], *, seeds: int, folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -119,12 +126,9 @@ def depth_table(summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
 
 
 def interval(values: Sequence[float]) -> str:
-    """Mean and half-width of the 95 % interval of ratios, in percent; Student's t over the values."""
-    mean = 100 * statistics.mean(values)
-    if len(values) < 2:
-        return f"{mean:.2f}"
-    spread = 100 * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean:.2f} +- {stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * spread:.2f}"
+    """Mean and half-width of its interval of ratios, in percent; the mean alone of a single one."""
+    mean, half = mean_and_interval(values)
+    return f"{100 * mean:.2f}" + (f" +- {100 * half:.2f}" if len(values) > 1 else "")
 
 
 def _run(directory: Path, values: dict[str, Any]) -> dict[str, Any]:

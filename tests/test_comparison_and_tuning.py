@@ -38,7 +38,9 @@ def test_compare_runs_each_setting_with_each_seed_and_not_twice(
     monkeypatch.chdir(tmp_path)
     files = [write(tmp_path, "greedy", objective={"tau": "inf"}), write(tmp_path, "moved", objective={"tau": 0.5})]
     arguments = [*files, "--seeds", "2", "--folder", "runs", "--data.batch-size", "32"]
-    main(arguments)
+    main([*arguments, "--picture", "depth.svg"])
+    picture = (tmp_path / "depth.svg").read_text()
+    assert picture.count('<g id="line2d_') > 2 * 3
     printed = capsys.readouterr().out
     assert "greedy" in printed
     assert "moved" in printed

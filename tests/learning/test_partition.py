@@ -11,7 +11,14 @@ from torch import nn
 from distblock.config import ModelConfig
 from distblock.errors import InputError
 from distblock.learning.network import Block
-from distblock.learning.partition import Partition, balance, check_shapes, count_costs, make_partition
+from distblock.learning.partition import (
+    OPERATIONS_PER_ELEMENT,
+    Partition,
+    balance,
+    check_shapes,
+    count_costs,
+    make_partition,
+)
 
 
 def blocks_of(*modules: nn.Module) -> list[Block]:
@@ -72,10 +79,13 @@ def test_balance_against_all_partitions():
 
 
 def test_costs_by_hand():
-    """Oracle: two operations a product; a convolution takes N * C_out * H * W * C_in * 9 products."""
+    """Oracle: two operations a product; a convolution takes N * C_out * H * W * C_in * 9 products. Beside them, what is
+    written: flattening writes nothing."""
     blocks = blocks_of(nn.Conv2d(3, 5, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 4 * 4, 7))
     convolution, linear = 2 * (2 * 5 * 4 * 4 * 3 * 9), 2 * (2 * 80 * 7)
-    assert count_costs(blocks, torch.zeros(2, 3, 8, 8)) == [convolution, 1, 1, linear]
+    written = [OPERATIONS_PER_ELEMENT * 2 * 5 * 4 * 4] * 2 + [0, OPERATIONS_PER_ELEMENT * 2 * 7]
+    expected = [convolution + written[0], written[1], 1, linear + written[3]]
+    assert count_costs(blocks, torch.zeros(2, 3, 8, 8)) == expected
 
 
 def test_a_trial_returns_each_output_and_leaves_no_trace():
