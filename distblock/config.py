@@ -217,6 +217,17 @@ class ChannelConfig(Section):
     """bytes in flight on an edge; one microbatch always passes"""
 
 
+class RecoveryConfig(Section):
+    """What a run does about workers that die or freeze."""
+
+    max_failures: Annotated[int, Field(ge=-1)] = -1
+    """failures that a run survives; -1: any number, 0: none"""
+    kept_bytes: PositiveInt = 64 * 1024**2
+    """bytes of a worker's inputs that are kept to be computed again; a snapshot of the worker lets go of them"""
+    deadline_s: PositiveFloat = 60.0
+    """seconds without a result after which a worker counts as frozen; more where its microbatches take long"""
+
+
 class MetricsConfig(Section):
     """The Prometheus exporter and the log of hops."""
 
@@ -248,6 +259,7 @@ class Config(Section):
     regime: RegimeConfig = RegimeConfig()
     resources: ResourcesConfig = ResourcesConfig()
     channel: ChannelConfig = ChannelConfig()
+    recovery: RecoveryConfig = RecoveryConfig()
     metrics: MetricsConfig = MetricsConfig()
 
     @model_validator(mode="after")

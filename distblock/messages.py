@@ -23,6 +23,9 @@ frozen stages."""
 Role = Literal["train", "evaluate", "forward"]
 """What one stage does with a microbatch; forward: pass it on, in evaluation mode, without its classifier."""
 
+FailureKind = Literal["worker_died", "worker_froze", "data_worker_died", "data_worker_froze"]
+"""What a run survives."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
@@ -168,3 +171,24 @@ class WorkerReport:
     node: str
     reused: tuple[int, ...] = ()
     reuse_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """Something that the run has survived.
+
+    Attributes:
+        kind: what happened to whom.
+        who: the worker, with its stages.
+        place: the microbatch that it was at.
+        cause: what was seen of it.
+        replayed: microbatches that were computed again.
+        held_up_s: seconds from when it was noticed to the first new result of whoever took its place.
+    """
+
+    kind: FailureKind
+    who: str
+    place: str
+    cause: str
+    replayed: int
+    held_up_s: float

@@ -84,7 +84,7 @@ class BlockTrainer:
         self._dataset = dataset
         self._on_evaluation = on_evaluation
         self._console = console or Console(stderr=True)
-        self.config = resolve(given)
+        self.config = _with_failure_config(resolve(given), run_config)
         _check_run_config(run_config)
         self.run_directory = _run_directory(self.config, run_config)
 
@@ -277,14 +277,21 @@ def _check_run_config(run_config: RunConfig | None) -> None:
     asked = {
         "callbacks": bool(run_config.callbacks),
         "checkpoint_config": run_config.checkpoint_config not in (None, CheckpointConfig()),
-        "failure_config": run_config.failure_config not in (None, FailureConfig()),
     }
     for name, is_set in asked.items():
         if is_set:
             raise InputError(
-                f"RunConfig.{name}: expected its default, since runs write their final weights once and are not"
-                f" restarted, got {getattr(run_config, name)}; leave it out"
+                f"RunConfig.{name}: expected its default, since runs write their final weights once, got"
+                f" {getattr(run_config, name)}; leave it out"
             )
+
+
+def _with_failure_config(config: Config, run_config: RunConfig | None) -> Config:
+    """Ray Train's setting goes over ours, unless it is Ray Train's default, which a RunConfig always holds."""
+    if run_config is None or run_config.failure_config in (None, FailureConfig()):
+        return config
+    recovery = config.recovery.model_copy(update={"max_failures": run_config.failure_config.max_failures})
+    return config.model_copy(update={"recovery": recovery})
 
 
 def _run_directory(config: Config, run_config: RunConfig | None) -> RunDirectory:

@@ -24,7 +24,7 @@ from distblock.config import Config
 from distblock.errors import StageError
 from distblock.learning.blueprint import Blueprint, Build, Problem, classifier_of, network
 from distblock.learning.initialization import initialize
-from distblock.learning.network import Block
+from distblock.learning.network import Block, blocks_state
 from distblock.learning.stage import Measures, Stage
 from distblock.messages import Arrival, Departure, Inputs, Item, StageReport
 from distblock.seeds import derive_seed
@@ -118,11 +118,10 @@ class Host:
     def stage(self, index: int) -> Stage:
         """A hosted stage, resident now."""
         if index not in self._resident:
-            assert self._shelf is not None
             for other in list(self._resident):
                 self._put_away(other)
             (stage,) = build_stages(self.spec, range(index, index + 1))
-            stage.load_training_state(self._shelf.get(index))
+            stage.load_training_state(self._shelved(index))
             self._resident[index] = stage
         return self._resident[index]
 
@@ -138,6 +137,39 @@ class Host:
             index: {name: tensor.numpy() for name, tensor in self.stage(index).state().items()}
             for index in self.spec.stages
         }
+
+    def training_state(self) -> dict[str, np.ndarray]:
+        """All that another host needs to go on from here, as a copy: ``<stage>/<name>`` of each stage's training state,
+        ``<stage>@<lap>/<name>`` of frozen copies."""
+        state = {}
+        for index in self.spec.stages:
+            stage = self._resident.get(index)
+            tensors = stage.training_state() if stage is not None else self._shelved(index)
+            state |= {f"{index}/{name}": tensor.numpy().copy() for name, tensor in tensors.items()}
+        for (index, lap), blocks in self._frozen.items():
+            tensors = blocks_state(blocks)
+            state |= {f"{index}@{lap}/{name}": tensor.cpu().numpy().copy() for name, tensor in tensors.items()}
+        return state
+
+    def load_training_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from what `training_state` gave."""
+        groups: dict[str, dict[str, Tensor]] = {}
+        for key, array in state.items():
+            owner, _, name = key.partition("/")
+            groups.setdefault(owner, {})[name] = torch.from_numpy(array.copy())
+        for owner, tensors in groups.items():
+            index, _, lap = owner.partition("@")
+            if not lap:
+                self.stage(int(index)).load_training_state(tensors)
+                continue
+            blocks = copy.deepcopy(self.stage(int(index)).blocks)
+            for name, tensor in blocks_state(blocks).items():
+                tensor.copy_(tensors[name])
+            self._frozen[int(index), int(lap)] = blocks
+
+    def _shelved(self, index: int) -> Mapping[str, Tensor]:
+        assert self._shelf is not None
+        return self._shelf.get(index)
 
     def release(self, stage: int, lap: int) -> None:
         """Nobody will ask any more for the stage as it was after the lap."""

@@ -23,6 +23,7 @@ __all__ = [
     "Block",
     "Features",
     "HandsOutResiduals",
+    "blocks_state",
     "check_ownership",
     "detach",
     "main_tensor",
@@ -69,6 +70,16 @@ def run_blocks(blocks: Sequence[Block], features: Features) -> tuple[Features, l
         features, handed_out = block.run(features)
         residuals += handed_out
     return features, residuals
+
+
+def blocks_state(blocks: Sequence[Block]) -> dict[str, Tensor]:
+    """Weights and buffers of blocks, themselves and no copies, by name in the network."""
+    return {
+        f"{name}.{key}": tensor
+        for block in blocks
+        for name, module in block.modules
+        for key, tensor in module.state_dict().items()
+    }
 
 
 def main_tensor(features: Features) -> Tensor:

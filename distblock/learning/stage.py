@@ -155,11 +155,17 @@ class Stage:
         """All that the stage needs to train on as if nothing had happened: weights and buffers, the optimizer's state,
         counters, lambda and the loss's scale; on the host."""
         state = {f"stage.{name}": tensor for name, tensor in self.state().items()}
+        # In the middle of a batch there are gradients too.
+        for index, parameter in enumerate(self.optimizer.param_groups[0]["params"]):
+            if parameter.grad is not None:
+                state[f"gradient.{index}"] = parameter.grad.detach().cpu()
         for index, values in self.optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{index}.{k}": v.detach().cpu() for k, v in values.items() if isinstance(v, Tensor)}
         multiplier = 0.0 if self._multiplier is None else self._multiplier.value
         state["counters"] = torch.tensor([self.lap, self.updates, self._lap_updates, self._position])
-        state["scalars"] = torch.tensor([multiplier, self._scaler.get_scale()], dtype=torch.float64)
+        scaler = self._scaler.state_dict()
+        scale = [scaler.get("scale", 1.0), scaler.get("_growth_tracker", 0)]
+        state["scalars"] = torch.tensor([multiplier, *scale], dtype=torch.float64)
         return state
 
     def load_training_state(self, state: Mapping[str, Tensor]) -> None:
@@ -167,16 +173,20 @@ class Stage:
         self.load({name.removeprefix("stage."): t for name, t in state.items() if name.startswith("stage.")})
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in state.items():
-            if name.startswith("optimizer."):
+            if name.startswith("gradient."):
+                parameter = self.optimizer.param_groups[0]["params"][int(name.removeprefix("gradient."))]
+                parameter.grad = tensor.to(self.device)
+            elif name.startswith("optimizer."):
                 _, index, key = name.split(".", 2)
                 moments.setdefault(int(index), {})[key] = tensor
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         self.lap, self.updates, self._lap_updates, self._position = (int(value) for value in state["counters"])
-        multiplier, scale = state["scalars"].tolist()
+        multiplier, scale, growth = state["scalars"].tolist()
         if self._multiplier is not None:
             self._multiplier.value = multiplier
         if self._scaler.is_enabled():
-            self._scaler.load_state_dict({**self._scaler.state_dict(), "scale": scale})
+            values = {**self._scaler.state_dict(), "scale": scale, "_growth_tracker": int(growth)}
+            self._scaler.load_state_dict(values)
 
     def _begin_lap(self, lap: int) -> None:
         if lap == self.lap:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from distblock.messages import Departure, Part, StageReport, WorkerReport
+from distblock.messages import Departure, Failure, Part, StageReport, WorkerReport
 from distblock.metrics.hops import EdgeSums, HopSums
 from distblock.metrics.staleness import Staleness, StalenessSums
 
@@ -134,6 +134,7 @@ class Account:
         self._reuses = [0] * num_stages
         self._drops = [0] * num_stages
         self._peak_memory_bytes = [0] * num_stages
+        self.failures: list[Failure] = []
 
     def begin(self) -> None:
         """Nothing is counted yet."""
@@ -171,6 +172,10 @@ class Account:
     def record_backpressure(self, edge: int, seconds: float) -> None:
         """Count seconds in which the sender of an edge stood idle for want of a credit."""
         self._hops.record_backpressure(edge, seconds)
+
+    def record_failure(self, failure: Failure) -> None:
+        """Note a failure that has been survived."""
+        self.failures.append(failure)
 
     @property
     def samples_trained(self) -> int:

@@ -157,6 +157,12 @@ IN_FLIGHT = Metric(
 IN_FLIGHT_BYTES = Metric(
     name="distblock_in_flight_bytes", kind="gauge", unit="bytes", labels=_EDGE, help="Bytes of those microbatches."
 )
+FAILURES = Metric(
+    name="distblock_failures_total",
+    kind="counter",
+    labels=("run", "kind"),
+    help="Failures that the run has survived; kind: worker_died, worker_froze, data_worker_died or data_worker_froze.",
+)
 
 CATALOGUE = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 """All of them, in the order above."""

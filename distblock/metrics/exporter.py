@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from distblock.errors import InputError
-from distblock.messages import Departure, Item, Part, StageReport, WorkerReport
+from distblock.messages import Departure, Failure, Item, Part, StageReport, WorkerReport
 from distblock.metrics import catalogue
 from distblock.metrics.accounting import PassSums
 from distblock.metrics.catalogue import CATALOGUE, Metric
@@ -89,6 +89,11 @@ class Exporter:
         """A microbatch was dropped, since its receiver was too slow."""
         with self._values.lock:
             self._values.add(catalogue.DROPS, (edge_name(edge),), 1)
+
+    def record_failure(self, failure: Failure) -> None:
+        """A failure has been survived."""
+        with self._values.lock:
+            self._values.add(catalogue.FAILURES, (failure.kind,), 1)
 
     def set_in_flight(self, edge: int, count: int, num_bytes: int) -> None:
         """Say what is in flight on an edge now."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from distblock.messages import Departure, WorkerReport
+from distblock.messages import Departure, Failure, WorkerReport
 
 
 class Recorder(Protocol):
@@ -38,6 +38,10 @@ class Observer(Recorder, Protocol):
         """What is in flight on an edge now."""
         ...
 
+    def record_failure(self, failure: Failure) -> None:
+        """A failure has been survived."""
+        ...
+
 
 class Silent:
     """An `Observer` that nobody looks at; others build on it."""
@@ -58,4 +62,7 @@ class Silent:
         """Nothing is kept."""
 
     def set_in_flight(self, edge: int, count: int, num_bytes: int) -> None:
+        """Nothing is kept."""
+
+    def record_failure(self, failure: Failure) -> None:
         """Nothing is kept."""

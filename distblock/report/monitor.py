@@ -11,7 +11,7 @@ from rich.console import Console
 
 from distblock.config import Config
 from distblock.learning.blueprint import Blueprint
-from distblock.messages import Departure, WorkerReport
+from distblock.messages import Departure, Failure, WorkerReport
 from distblock.metrics.accounting import Account
 from distblock.metrics.exporter import Exporter
 from distblock.metrics.log import HopsLog, metrics_table
@@ -141,6 +141,12 @@ class Monitor:
         """What is in flight on an edge now."""
         if self._exporter is not None:
             self._exporter.set_in_flight(edge, count, num_bytes)
+
+    def record_failure(self, failure: Failure) -> None:
+        """A failure has been survived."""
+        self.account.record_failure(failure)
+        if self._exporter is not None:
+            self._exporter.record_failure(failure)
 
     def note(self, text: str) -> None:
         """A word to whoever watches."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def summarize(
         "stages": stages,
         "edges": edges,
         "data_edge": data_edge,
-        "failures": [],
+        "failures": [asdict(failure) for failure in account.failures],
     }
 
 

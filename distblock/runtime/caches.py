@@ -38,6 +38,9 @@ class CacheSource:
 class CacheReader:
     """Opens what other workers have stored.
 
+    Attributes:
+        opened: names of the files that have been opened.
+
     Args:
         cache: this worker's own; what is carried over goes there.
         node: address of this worker's host.
@@ -46,7 +49,7 @@ class CacheReader:
     def __init__(self, cache: FeatureCache, *, node: str) -> None:
         self._cache = cache
         self._node = node
-        self._opened: set[str] = set()
+        self.opened: set[str] = set()
         self._lock = threading.Lock()
 
     def open(self, source: CacheSource, item: Item) -> tuple[Path, bool]:
@@ -55,20 +58,22 @@ class CacheReader:
         name = file_name(item.stage - 1, item.lap, item.part)
         path = Path(source.folder) / name
         with self._lock:
-            is_new = name not in self._opened
+            is_new = name not in self.opened
             if source.node != self._node:
                 path = self._cache.folder / name
-                if is_new:
+                if is_new or not path.exists():
                     self._carry(source, name, path)
-            self._opened.add(name)
+            self.opened.add(name)
         return path, is_new
 
     def _carry(self, source: CacheSource, name: str, path: Path) -> None:
         start = 0
-        with path.open("wb") as file:
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
             while True:
                 piece: np.ndarray = ray.get(source.worker.read_cache.remote(name, start, start + PIECE_BYTES))
                 if not len(piece):
-                    return
+                    break
                 file.write(piece.tobytes())
                 start += len(piece)
+        partial.rename(path)

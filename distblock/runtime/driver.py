@@ -1,74 +1,39 @@
 """The driver: executes the schedule. It holds references, never tensors.
 
-It is a loop around a `Course` and a `Dispatcher` for each stream under way: a report comes in, they say who may begin
-what, and each leave becomes one actor call that takes a reference in and gives two back, the output's and the
-report's. Only the report is read.
+It is a loop around a `Course` and a `Dispatcher` for each stream under way: a call ends, they say who may begin what,
+and each leave becomes one call of a worker, which takes a reference in and gives two back, the output's and the
+report's. Only the report is read. A worker that dies or freezes is replaced; what it had is computed again, and nobody
+else notices more than a delay.
 """
 
 from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 
-import numpy as np
-import ray
 from ray import ObjectRef
 from ray.exceptions import RayActorError, RayTaskError
-from ray.util.placement_group import PlacementGroup
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from distblock.data.dataset import DataInfo
-from distblock.errors import DistblockError, WorkerLostError
-from distblock.learning.host import HostSpec
-from distblock.messages import Item, WorkerReport
+from distblock.errors import WorkerLostError
+from distblock.messages import Failure, FailureKind, Item
 from distblock.metrics.observer import Observer
-from distblock.runtime.caches import CacheSource
 from distblock.runtime.cluster import check_machine, joined, placed
-from distblock.runtime.feeder import DataWorker
-from distblock.runtime.placement import bundles
-from distblock.runtime.worker import StageWorker
+from distblock.runtime.crew import Crew, Job, State, cause, crew, in_one_line
+from distblock.runtime.placement import Resources, bundles
+from distblock.runtime.seats import Call, Collect, DataSeat, Event, Hop, Release, Seat
 from distblock.schedule.course import Course, Lane
 from distblock.schedule.credits import Credits, Limit
 from distblock.schedule.dispatch import Dispatch, Dispatcher
+from distblock.schedule.failure import Failures
 from distblock.schedule.laps import Cell
 
-Actor = Any
-"""A handle; Ray finds its methods by name, which no type checker can follow."""
+__all__ = ["Job", "State", "check", "execute"]
 
-KEEP_MEMORY = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
-}
-"""Settings of glibc for workers. It would hand a step's large tensors back to the kernel and fault every page in again
-at the next step, the more so in threads other than the first: a tenth of a ResNet-20's time on a CPU."""
-
-CLOSE_S = 5.0
-"""Seconds in which workers have to free their caches."""
-
-State = dict[int, dict[str, np.ndarray]]
-"""Weights and buffers, by stage, then by name."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A run for the cluster.
-
-    Attributes:
-        hosts: what each worker hosts, in order.
-        info: what is known of the data.
-        dataset: the user's own data, where it was given in Python.
-        initial: weights to start from, by stage; empty for none.
-    """
-
-    hosts: tuple[HostSpec, ...]
-    info: DataInfo
-    dataset: Callable[..., Any] | None
-    initial: State
+WATCH_S = 0.5
+"""Seconds between two looks at workers that say nothing."""
 
 
 def check(job: Job) -> None:
@@ -87,7 +52,7 @@ def execute(job: Job, course: Course, observer: Observer, *, note: Callable[[str
         job: what to run.
         course: the streams.
         observer: is told everything as it happens.
-        note: is told in words what the run waits for.
+        note: is told in words what the run waits for, and what it survives.
 
     Returns:
         The final weights and buffers.
@@ -96,100 +61,30 @@ def execute(job: Job, course: Course, observer: Observer, *, note: Callable[[str
         InputError: the cluster cannot hold the run.
         DataError: a sample cannot be read.
         StageError: a stage failed.
-        WorkerLostError: a worker's process ended.
+        WorkerLostError: workers' processes ended more often than the run is to survive.
     """
     config = job.hosts[0].config
     with ExitStack() as stack:
         stack.enter_context(joined(config, _bundles(job)))
         group = stack.enter_context(placed(_bundles(job), strategy=config.resources.strategy, note=note))
-        workers, feeders = stack.enter_context(_actors(job, group))
-        _Run(job, workers, feeders, course, observer).loop()
-        state: State = {}
-        for worker in workers:
-            state |= ray.get(worker.states.remote())
-        return state
+        people = stack.enter_context(crew(job, group))
+        return _Run(job, people, course, observer, note).loop()
 
 
-def _bundles(job: Job) -> list[dict[str, float]]:
+def _bundles(job: Job) -> list[Resources]:
     return bundles(job.hosts[0].config, num_workers=len(job.hosts))
 
 
-@contextmanager
-def _actors(job: Job, group: PlacementGroup) -> Iterator[tuple[list[Actor], list[Actor]]]:
-    """Workers and data workers, built and ready; none is left when the block ends."""
-    config = job.hosts[0].config
-    actors: list[Actor] = []
-    try:
-        for index, spec in enumerate(job.hosts):
-            actors.append(start_worker(spec, index, group, bundle=index))
-        for index in range(config.data.workers):
-            options = _options(group, len(job.hosts) + index, cpus=1.0, gpus=0.0)
-            actors.append(
-                ray.remote(DataWorker).options(**options).remote(job.hosts[0].run, config, job.info, job.dataset)
-            )
-        workers, feeders = actors[: len(job.hosts)], actors[len(job.hosts) :]
-        for index, actor in enumerate(actors):
-            _await_ready(job, index, actor)
-        if job.initial:
-            for worker, spec in zip(workers, job.hosts, strict=True):
-                ray.get(worker.load.remote({stage: job.initial[stage] for stage in spec.stages}))
-        yield workers, feeders
-    finally:
-        if job.hosts[0].inputs == "cache":
-            _free_caches(actors[: len(job.hosts)])
-        for actor in actors:
-            ray.kill(actor)
-
-
-def _free_caches(workers: Sequence[Actor]) -> None:
-    """Files outlive a process that is killed; one that is dead or hangs already is not waited for."""
-    if workers:
-        ray.wait([worker.close.remote() for worker in workers], num_returns=len(workers), timeout=CLOSE_S)
-
-
-def start_worker(spec: HostSpec, index: int, group: PlacementGroup, *, bundle: int) -> Actor:
-    """A StageWorker in a bundle of the group, not yet ready."""
-    config = spec.config
-    # Calls that fetch or put wait in threads of their own: as many as may be in flight, and one for other calls.
-    threads = config.data.prefetch * config.data.workers + config.channel.max_in_flight + 1
-    options = _options(group, bundle, cpus=config.resources.cpus_per_worker, gpus=config.resources.gpus_per_worker)
-    worker = ray.remote(StageWorker).options(**options, max_concurrency=threads, runtime_env={"env_vars": KEEP_MEMORY})
-    return worker.remote(spec, index)
-
-
-def _options(group: PlacementGroup, bundle: int, *, cpus: float, gpus: float) -> dict[str, Any]:
-    strategy = PlacementGroupSchedulingStrategy(placement_group=group, placement_group_bundle_index=bundle)
-    return {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": strategy}
-
-
-def _await_ready(job: Job, index: int, actor: Actor) -> None:
-    try:
-        ray.get(actor.ready.remote())
-    except RayTaskError as error:
-        raise _cause(error) from None
-    except RayActorError as error:
-        raise _lost(job, index, error) from None
-
-
-@dataclass(frozen=True, slots=True)
-class _Event:
-    """A call has ended: its report, or why there is none."""
-
-    lane: _Lane
-    dispatch: Dispatch
-    report: Any
-    failure: BaseException | None
-
-
 class _Lane:
-    """A stream under way: the workers it passes, and the references in flight.
+    """A stream under way: the workers it passes, and the outputs that wait for the next one.
 
     Attributes:
         workers: index of each worker it passes, in order.
-        source: the cache that its microbatches come from; None: they are data.
+        source: the worker whose cache its microbatches come from; None: they are data.
+        payloads: by the place that made them and the microbatch's number.
     """
 
-    def __init__(self, lane: Lane, dispatcher: Dispatcher, workers: Sequence[int], source: CacheSource | None) -> None:
+    def __init__(self, lane: Lane, dispatcher: Dispatcher, workers: Sequence[int], source: int | None) -> None:
         self.lane = lane
         self.dispatcher = dispatcher
         self.workers = workers
@@ -202,43 +97,41 @@ class _Lane:
 
 
 class _Run:
-    """The loop's state: the lanes under way, and the events that came in."""
+    """The loop's state: the lanes under way, and what nobody has freed yet."""
 
-    def __init__(
-        self, job: Job, workers: list[Actor], feeders: list[Actor], course: Course, observer: Observer
-    ) -> None:
+    def __init__(self, job: Job, people: Crew, course: Course, observer: Observer, note: Callable[[str], None]) -> None:
         self._job = job
-        self._workers = workers
-        self._feeders = feeders
+        self._crew = people
         self._course = course
         self._observer = observer
-        self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
+        self._note = note
         self._lanes: list[_Lane] = []
         self._limits = self._edge_limits()
         self._edges = [Credits(limit) for limit in self._limits]
-        self._sources = self._cache_sources() if job.hosts[0].inputs == "cache" else []
+        self._caches = job.hosts[0].inputs == "cache"
+        self._unread: list[Cell] = []
+        self._failures = Failures(job.hosts[0].config.recovery.max_failures)
+        self._watched_s = time.monotonic()
+        self._state: State = {}
 
-    def loop(self) -> None:
-        """Until every lane has come to its end."""
+    def loop(self) -> State:
+        """Until every lane has come to its end; the final weights."""
         self._observer.begin()
         self._begin()
         while not self._course.is_finished:
-            self._finish(self._events.get())
+            self._handle_next()
             self._begin()
+        for seat in self._crew.workers:
+            seat.take(Collect())
+        while any(seat.ledger.oldest_unfinished for seat in self._crew.workers):
+            self._handle_next()
+        return self._state
 
     def _edge_limits(self) -> list[Limit]:
         config = self._job.hosts[0].config
         ahead = config.data.prefetch * config.data.workers
-        counts = [ahead, *(config.channel.max_in_flight for _ in self._workers[1:])]
+        counts = [ahead, *(config.channel.max_in_flight for _ in self._job.hosts[1:])]
         return [Limit(count=count, num_bytes=config.channel.max_in_flight_bytes) for count in counts]
-
-    def _cache_sources(self) -> list[CacheSource]:
-        nodes = ray.get([worker.ready.remote() for worker in self._workers])
-        folders = ray.get([worker.cache_folder.remote() for worker in self._workers])
-        return [
-            CacheSource(node=node, folder=folder, worker=worker)
-            for node, folder, worker in zip(nodes, folders, self._workers, strict=True)
-        ]
 
     def _begin(self) -> None:
         """Everything that may begin: lanes, and in each lane microbatches; then lanes that were the last to hinder."""
@@ -248,19 +141,17 @@ class _Run:
                 self._begin_in(lane)
             ended = [lane for lane in self._lanes if lane.dispatcher.is_finished]
             for lane in ended:
-                self._lanes.remove(lane)
-                for cell in self._course.finish(lane.lane):
-                    self._release(cell)
+                self._end(lane)
             if not ended or self._course.is_finished:
                 break
         # Lanes share edges: none is always the first to be asked.
         self._lanes = self._lanes[1:] + self._lanes[:1]
 
     def _lane(self, lane: Lane) -> _Lane:
-        last = len(self._workers) - 1 if lane.cell is None else self._host_of(lane.cell.stage)
+        last = len(self._job.hosts) - 1 if lane.cell is None else self._host_of(lane.cell.stage)
         source, workers, edges = None, range(last + 1), self._edges[: last + 1]
-        if lane.cell is not None and lane.cell.stage > 0 and self._sources:
-            source = self._sources[self._host_of(lane.cell.stage - 1)]
+        if lane.cell is not None and lane.cell.stage > 0 and self._caches:
+            source = self._host_of(lane.cell.stage - 1)
             workers, edges = range(last, last + 1), [Credits(self._limits[0])]
         entered = [self._job.hosts[worker].stages.start for worker in workers]
         if source is not None and lane.cell is not None:
@@ -275,10 +166,22 @@ class _Run:
     def _host_of(self, stage: int) -> int:
         return next(index for index, spec in enumerate(self._job.hosts) if stage in spec.stages)
 
-    def _release(self, cell: Cell) -> None:
-        hosts = {self._host_of(stage) for stage in (cell.stage, cell.stage + 1)}
-        for host in hosts:
-            self._workers[host].release.remote(cell.stage, cell.lap)
+    def _end(self, lane: _Lane) -> None:
+        self._lanes.remove(lane)
+        if self._caches:
+            # What it has read can be freed as soon as nobody would have to read it again.
+            for worker in lane.workers:
+                self._crew.workers[worker].take_snapshot()
+        self._unread += self._course.finish(lane.lane)
+        self._release_unread()
+
+    def _release_unread(self) -> None:
+        for cell in list(self._unread):
+            if any(_reads(entry.call, cell) for seat in self._crew.workers for entry in seat.ledger.entries):
+                continue
+            self._unread.remove(cell)
+            for host in {self._host_of(cell.stage), self._host_of(cell.stage + 1)}:
+                self._crew.workers[host].take(Release(cell))
 
     def _begin_in(self, lane: _Lane) -> None:
         for dispatch in lane.dispatcher.begin(time.monotonic()):
@@ -289,27 +192,51 @@ class _Run:
     def _submit(self, lane: _Lane, dispatch: Dispatch) -> None:
         place, item = dispatch.place, dispatch.item
         if place == 0:
-            feeder = self._feeders[item.number % len(self._feeders)]
-            method = feeder.prepare if lane.source is None else feeder.locate
-            payload, report = method.options(num_returns=2).remote(item)
-        else:
-            worker, entering = self._workers[lane.workers[place - 1]], lane.payloads[place - 1, item.number]
-            payload, report = worker.hop.options(num_returns=2).remote(item, [entering], dispatch.turn, lane.source)
-        if place < len(lane.workers):
-            lane.payloads[place, item.number] = payload
-        report.future().add_done_callback(lambda future: self._events.put(_event(lane, dispatch, future)))
+            feeder = self._crew.feeders[item.number % len(self._crew.feeders)]
+            feeder.take(Hop(lane, place, item, None, lane.source))
+            return
+        worker = lane.workers[place - 1]
+        entering = lane.payloads.pop((place - 1, item.number))
+        size = 0
+        if lane.source is None:
+            size = item.num_samples * self._job.hosts[0].blueprint.sample_bytes[self._job.hosts[worker].stages.start]
+        self._crew.workers[worker].take(Hop(lane, place, item, entering, lane.source), size)
 
-    def _finish(self, event: _Event) -> None:
-        lane, place, item = event.lane, event.dispatch.place, event.dispatch.item
+    def _handle_next(self) -> None:
+        try:
+            event = self._crew.events.get(timeout=WATCH_S)
+        except queue.Empty:
+            self._watch()
+            return
+        if event.incarnation != event.seat.incarnation:
+            return  # of a process that is gone
         if event.failure is not None:
-            raise self._explain(lane, place, event.failure)
+            self._fail(event.seat, event.failure)
+        elif event.seat.finish(event):
+            self._tell_recovered(event.seat)
+            self._finish(event)
+        if time.monotonic() - self._watched_s > WATCH_S and self._crew.events.empty():
+            self._watch()
+
+    def _finish(self, event: Event) -> None:
+        match event.call:
+            case Hop():
+                self._finish_hop(event, event.call)
+            case Collect():
+                self._state |= event.report
+            case _:
+                self._release_unread()
+
+    def _finish_hop(self, event: Event, hop: Hop) -> None:
+        lane, place, item = hop.lane, hop.place, hop.item
         if place > 0:
-            report: WorkerReport = event.report
-            self._observer.record(report)
-            del lane.payloads[place - 1, item.number]
+            self._observer.record(event.report)
         elif event.report is not None:
             departure, node = event.report
             self._observer.record_departure(departure, node)
+        if place < len(lane.workers):
+            assert event.value is not None
+            lane.payloads[place, item.number] = event.value
         lane.dispatcher.finish(place, item)
         while lane.dispatcher.dropped:
             edge, dropped = lane.dispatcher.dropped.pop()
@@ -330,28 +257,52 @@ class _Run:
         if backpressure_s:
             self._observer.record_backpressure(stage, backpressure_s)
 
-    def _explain(self, lane: _Lane, place: int, failure: BaseException) -> BaseException:
+    def _watch(self) -> None:
+        """See who has been silent for too long."""
+        self._watched_s = now_s = time.monotonic()
+        for seat in (*self._crew.workers, *self._crew.feeders):
+            overdue_s = seat.deadline.overdue_s(now_s)
+            if overdue_s is not None:
+                self._replace(seat, "froze", f"no result for {overdue_s:.0f} s")
+
+    def _fail(self, seat: Seat, failure: BaseException) -> None:
         if isinstance(failure, RayTaskError):
-            return _cause(failure)
-        if isinstance(failure, RayActorError):
-            return _lost(self._job, lane.workers[place - 1] if place > 0 else len(self._workers), failure)
-        return failure
+            raise cause(failure)
+        if not isinstance(failure, RayActorError):
+            raise failure
+        self._replace(seat, "died", f"its process ended: {in_one_line(failure)}")
+
+    def _replace(self, seat: Seat, what: str, why: str) -> None:
+        """Another process for a seat."""
+        entry = seat.ledger.oldest_unfinished
+        assert entry is not None
+        place = str(entry.call.item) if isinstance(entry.call, Hop) else type(entry.call).__name__.lower()
+        last = self._failures.tell(seat.name, entry.turn)
+        if last is not None:
+            raise WorkerLostError(f"{seat.name}, {place}: {why} ({last})")
+        replayed = seat.restart()
+        kinds: dict[tuple[bool, str], FailureKind] = {
+            (False, "died"): "worker_died",
+            (False, "froze"): "worker_froze",
+            (True, "died"): "data_worker_died",
+            (True, "froze"): "data_worker_froze",
+        }
+        kind = kinds[isinstance(seat, DataSeat), what]
+        self._tell_recovered(seat)
+        failure = Failure(kind=kind, who=seat.name, place=place, cause=why, replayed=replayed, held_up_s=0.0)
+        seat.recovering = failure, time.monotonic()
+        self._note(f"{seat.name} {what} at {place}; started again, {replayed} calls are computed again")
+
+    def _tell_recovered(self, seat: Seat) -> None:
+        """The first new result of whoever took a seat over, or its end."""
+        if seat.recovering is not None:
+            failure, since_s = seat.recovering
+            seat.recovering = None
+            self._observer.record_failure(replace(failure, held_up_s=time.monotonic() - since_s))
 
 
-def _event(lane: _Lane, dispatch: Dispatch, future: Any) -> _Event:
-    failure = future.exception()
-    return _Event(lane, dispatch, None if failure else future.result(), failure)
-
-
-def _cause(error: RayTaskError) -> BaseException:
-    """The exception as the worker raised it, without Ray's wrapping."""
-    return error.cause if isinstance(error.cause, DistblockError) else error
-
-
-def _lost(job: Job, index: int, error: RayActorError) -> WorkerLostError:
-    if index >= len(job.hosts):
-        who = f"data worker {index - len(job.hosts)}"
-    else:
-        stages = job.hosts[index].stages
-        who = f"worker {index} (stages {stages.start} to {stages.stop - 1})"
-    return WorkerLostError(f"{who}: its process ended: {' '.join(str(error).split())[:500]}")
+def _reads(call: Call, cell: Cell) -> bool:
+    """Whether computing a call again would read the cache that a cell has left."""
+    if not isinstance(call, Hop) or call.source is None or call.lane.lane.cell is None:
+        return False
+    return call.lane.lane.cell == Cell(lap=cell.lap, stage=cell.stage + 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray
@@ -16,6 +16,7 @@ from distblock.codecs.staging import Staging
 from distblock.config import Config
 from distblock.data.dataset import DataInfo, open_data
 from distblock.messages import Departure, Item
+from distblock.runtime.faults import Fault, strike
 
 
 class DataWorker:
@@ -26,37 +27,49 @@ class DataWorker:
         config: its settings.
         info: what is known of the data.
         dataset: the user's own data, where it was given in Python.
+        faults: when to die, in tests.
     """
 
-    def __init__(self, run: str, config: Config, info: DataInfo, dataset: Callable[..., Any] | None) -> None:
+    def __init__(
+        self,
+        run: str,
+        config: Config,
+        info: DataInfo,
+        dataset: Callable[..., Any] | None,
+        faults: Sequence[Fault] = (),
+    ) -> None:
         torch.set_num_threads(1)
         os.nice(10)  # it works ahead; where cores are short, a stage's computing goes first
         self._run = run
         self._data = open_data(config.data, seed=config.seed, dataset=dataset, info=info)
         self._staging = Staging(torch.device("cpu"))
         self._node = ray.util.get_node_ip_address()
+        self._faults = faults
 
     def ready(self) -> str:
         """The node's address."""
         return self._node
 
-    def locate(self, item: Item) -> Iterator[Payload | None]:
+    def locate(self, item: Item, turn: int) -> Iterator[Payload | None]:
         """Where the microbatch's samples lie in their part's own order, with their labels; for a worker with a cache.
 
         Nothing is read, and nothing departs.
         """
         positions, labels = self._data.positions(item)
+        strike(self._faults, turn, "computed")
         header = Header(run=self._run, edge=item.stage or 0, number=item.number, tensors=())
         yield Payload(header=header, arrays=(positions,), labels=labels, payload_bytes=0)
         yield None
 
-    def prepare(self, item: Item) -> Iterator[Payload | tuple[Departure, str]]:
+    def prepare(self, item: Item, turn: int) -> Iterator[Payload | tuple[Departure, str]]:
         """The microbatch for stage 0, then what it took and where it lies.
 
         Raises:
             DataError: a sample cannot be read; the message names it.
         """
+        strike(self._faults, turn, "before")
         images, labels = self._data.microbatch(item)
+        strike(self._faults, turn, "computed")
         payload = encode(
             torch.from_numpy(images),
             torch.from_numpy(labels),
@@ -75,4 +88,5 @@ class DataWorker:
             encode_s=0.0,
             put_s=time.perf_counter() - begun_s,
         )
+        strike(self._faults, turn, "stored")
         yield departure, self._node

@@ -10,7 +10,7 @@ from distblock.codecs.staging import Staging
 from distblock.learning.host import HostSpec
 from distblock.messages import Item, WorkerReport
 from distblock.runtime.cluster import joined, placed
-from distblock.runtime.driver import start_worker
+from distblock.runtime.crew import start_worker
 from distblock.runtime.placement import bundles
 
 AHEAD = 2

@@ -12,10 +12,14 @@ from contextlib import contextmanager
 
 
 class Turns:
-    """Lets callers through one by one, by number, from 0 on."""
+    """Lets callers through one by one, by number.
 
-    def __init__(self) -> None:
-        self._next = 0
+    Args:
+        first: the first number.
+    """
+
+    def __init__(self, first: int = 0) -> None:
+        self._next = first
         self._failure: BaseException | None = None
         self._changed = threading.Condition()
 

@@ -28,6 +28,7 @@ from distblock.errors import StageError
 from distblock.learning.host import Host, HostSpec, Work, explain
 from distblock.messages import Arrival, Departure, Item, WorkerReport
 from distblock.runtime.caches import CacheReader, CacheSource
+from distblock.runtime.faults import Fault, strike
 from distblock.runtime.reuse import Reuse, Reused
 from distblock.runtime.turns import Turns
 from distblock.scratch.features import FeatureCache
@@ -59,15 +60,50 @@ class _Computed:
     idle_since_s: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Beginning:
+    """What a worker starts from.
+
+    Attributes:
+        turn: number of its first call.
+        initial: a reference to weights, by stage, then by name; or nothing.
+        state: a reference to the `WorkerState` of the process before it; or nothing.
+        folder: where that one's caches lie.
+        faults: when to die, in tests.
+    """
+
+    turn: int = 0
+    initial: tuple[ObjectRef, ...] = ()
+    state: tuple[ObjectRef, ...] = ()
+    folder: str | None = None
+    faults: tuple[Fault, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerState:
+    """A snapshot.
+
+    Attributes:
+        arrays: the stages' training state, by name.
+        opened: names of the cache files that have been opened.
+    """
+
+    arrays: dict[str, np.ndarray]
+    opened: frozenset[str]
+
+
 class StageWorker:
     """The actor class; made an actor by the driver.
+
+    Its calls are numbered, and it computes in that order.
 
     Args:
         spec: the stages to host.
         index: the worker's place among the workers.
+        beginning: what it starts from.
     """
 
-    def __init__(self, spec: HostSpec, index: int) -> None:
+    def __init__(self, spec: HostSpec, index: int, beginning: Beginning) -> None:
         self._spec = spec
         self._index = index
         self._is_last = spec.stages.stop == spec.blueprint.num_stages
@@ -78,21 +114,21 @@ class StageWorker:
         # Between two kernels the computing thread needs the interpreter; it would wait up to 5 ms for a fetching one.
         sys.setswitchinterval(0.0005)
         self._computing = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(num_threads,))
-        self._cache = FeatureCache(spec.config.regime.cache_dir, run=spec.run) if spec.inputs == "cache" else None
+        self._cache = None
+        if spec.inputs == "cache":
+            self._cache = FeatureCache(spec.config.regime.cache_dir, run=spec.run, folder=beginning.folder)
         # A worker that trains its stages one after the other holds one at a time.
         one_by_one = len(spec.stages) > 1 and spec.config.regime.name != "wavefront"
         shelf = DiskShelf(self._cache.folder) if self._cache is not None and one_by_one else None
         self._host = Host(spec, clock=self._clock, shelf=shelf)
         self._staging = Staging(spec.device)
-        self._turns: dict[tuple[int | None, int], Turns] = {}
+        self._turns = Turns(beginning.turn)
+        self._faults = beginning.faults
         self._node = ray.util.get_node_ip_address()
         self._reuse = Reuse(spec, self._host, self._computing, clock=self._clock)
         self._reader = None if self._cache is None else CacheReader(self._cache, node=self._node)
+        self._begin_from(beginning)
         self._idle_since_s = self._clock()
-
-    def load(self, state: dict[int, dict[str, np.ndarray]]) -> None:
-        """Start from these weights: by stage, then by name."""
-        self._host.load(state)
 
     def ready(self) -> str:
         """The node's address; called once all is built, and the worker's idle time counts from here."""
@@ -109,11 +145,18 @@ class StageWorker:
         assert self._cache is not None
         return np.fromfile(self._cache.folder / name, dtype=np.uint8, offset=start, count=stop - start)
 
-    def release(self, stage: int, lap: int) -> None:
+    def release(self, turn: int, stage: int, lap: int) -> None:
         """Nobody will ask any more for the stage as it was after the lap."""
-        self._host.release(stage, lap)
-        if self._cache is not None:
-            self._cache.release(stage, lap)
+        with self._turns.turn(turn):
+            releasing = self._computing.submit(self._release, stage, lap)
+        releasing.result()
+
+    def snapshot(self, turn: int) -> Iterator[WorkerState | None]:
+        """All that another worker needs to go on from here."""
+        with self._turns.turn(turn):
+            taking = self._computing.submit(self._snapshot)
+        yield taking.result()
+        yield None
 
     def close(self) -> None:
         """Free what was set aside."""
@@ -128,18 +171,17 @@ class StageWorker:
         Args:
             item: the microbatch.
             payloads: one reference, to what enters; to positions of samples where they come from a cache.
-            turn: its place among the calls of its stream.
+            turn: the call's number.
             source: the cache.
 
         Raises:
             StageError: a stage failed, or what came was not what was expected.
         """
-        turns = self._turns.setdefault((item.stage, item.lap), Turns())
         try:
             fetched = self._fetch(item, payloads[0], source)
-            with turns.turn(turn):
+            with self._turns.turn(turn):
                 self._reuse.expect()
-                computing = self._computing.submit(self._compute, item, fetched)
+                computing = self._computing.submit(self._compute, item, fetched, turn)
             computed = computing.result()
             departures = computed.departures
             if self._is_last or item.stage in self._spec.stages:
@@ -149,18 +191,39 @@ class StageWorker:
                 begun_s = self._clock()
                 yield payload
                 departures += (_departure(payload, encode_s, put_s=self._clock() - begun_s),)
+            strike(self._faults, turn, "stored")
             yield self._report(item, fetched, computed, departures)
         except StageError as failure:
-            turns.fail(failure)
+            self._turns.fail(failure)
             raise
         except Exception as error:
             failure = StageError(self._spec.stages.start, str(item), explain(error))
-            turns.fail(failure)
+            self._turns.fail(failure)
             raise failure from error
 
-    def states(self) -> dict[int, dict[str, np.ndarray]]:
+    def states(self, turn: int) -> dict[int, dict[str, np.ndarray]]:
         """Weights and buffers, by stage, then by name."""
-        return self._computing.submit(self._host.states).result()
+        with self._turns.turn(turn):
+            taking = self._computing.submit(self._host.states)
+        return taking.result()
+
+    def _begin_from(self, beginning: Beginning) -> None:
+        for reference in beginning.initial:
+            self._host.load(ray.get(reference))
+        for reference in beginning.state:
+            state: WorkerState = ray.get(reference)
+            self._host.load_training_state(state.arrays)
+            if self._reader is not None:
+                self._reader.opened.update(state.opened)
+
+    def _snapshot(self) -> WorkerState:
+        opened = frozenset() if self._reader is None else frozenset(self._reader.opened)
+        return WorkerState(arrays=self._host.training_state(), opened=opened)
+
+    def _release(self, stage: int, lap: int) -> None:
+        self._host.release(stage, lap)
+        if self._cache is not None:
+            self._cache.release(stage, lap)
 
     def _fetch(self, item: Item, reference: ObjectRef, source: CacheSource | None) -> _Fetched:
         asked_s = self._clock()
@@ -200,7 +263,8 @@ class StageWorker:
             decoded_s=self._clock(),
         )
 
-    def _compute(self, item: Item, fetched: _Fetched) -> _Computed:
+    def _compute(self, item: Item, fetched: _Fetched, turn: int) -> _Computed:
+        strike(self._faults, turn, "before")
         started_s, idle_since_s = self._clock(), self._idle_since_s
         work = self._host.work(item, fetched.features, fetched.labels, first=fetched.first)
         self._staging.mark()
@@ -211,6 +275,7 @@ class StageWorker:
             codec = self._spec.config.channel.codec
             departures += (self._cache.store(item, work.features, fetched.labels, codec=codec, staging=self._staging),)
         self._idle_since_s = self._clock()
+        strike(self._faults, turn, "computed")
         return _Computed(
             work=work,
             departures=departures,

@@ -33,13 +33,11 @@ class Dispatch:
     Attributes:
         place: who begins.
         item: the microbatch.
-        turn: how many the place has begun before it.
         backpressure_s: seconds the place stood idle with its input ready, for want of a credit.
     """
 
     place: int
     item: Item
-    turn: int
     backpressure_s: float
 
 
@@ -120,7 +118,7 @@ class Dispatcher:
         del place.arrived[item.number]
         place.begun += 1
         place.unfinished += 1
-        return Dispatch(place=index, item=item, turn=place.begun - 1, backpressure_s=waited_s)
+        return Dispatch(place=index, item=item, backpressure_s=waited_s)
 
     def _drop(self, edge: int) -> None:
         """Let go of the oldest training items before the next place, down to the edge's limit."""

@@ -82,16 +82,19 @@ class FeatureCache:
     Args:
         parent: where the folder is made; None: the system's temporary folder.
         run: the run's name.
+        folder: that of a process which has ended, to go on with.
 
     Raises:
         InputError: the folder cannot be made.
     """
 
-    def __init__(self, parent: str | None, *, run: str) -> None:
+    def __init__(self, parent: str | None, *, run: str, folder: str | None = None) -> None:
         try:
             if parent is not None:
                 Path(parent).mkdir(parents=True, exist_ok=True)
-            self.folder = Path(tempfile.mkdtemp(prefix=f"distblock-{run}-", dir=parent))
+            if folder is not None:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+            self.folder = Path(folder or tempfile.mkdtemp(prefix=f"distblock-{run}-", dir=parent))
         except OSError as error:
             raise InputError(f"regime.cache_dir: cannot make a folder in {parent}: {error}") from None
         self._run = run

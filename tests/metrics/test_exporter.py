@@ -11,10 +11,12 @@ from prometheus_client import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
 
 from distblock.errors import InputError
-from distblock.messages import StageReport
+from distblock.messages import Failure, StageReport
 from distblock.metrics.accounting import Account
 from distblock.metrics.catalogue import CATALOGUE
 from distblock.metrics.exporter import Exporter
+
+FAILURE = Failure(kind="worker_died", who="worker 1", place="epoch 1", cause="killed", replayed=2, held_up_s=3.0)
 
 
 def scrape(exporter: Exporter) -> dict[str, Family]:
@@ -43,6 +45,7 @@ def scraped(run, exporter) -> dict[str, Family]:
     for report in run.reports:
         exporter.record(report)
     exporter.record_drop(2)
+    exporter.record_failure(FAILURE)
     exporter.record_backpressure(2, 0.25)
     exporter.record_backpressure(2, 0.5)
     exporter.set_in_flight(2, 3, 3_000)

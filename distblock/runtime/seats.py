@@ -1,0 +1,258 @@
+"""A worker's seat: the process that holds it now, and all that another would need to take it over.
+
+Every call of a worker goes through its seat, numbered. If the process dies, another starts from the last snapshot and
+is given the calls since then again. References to their inputs and to the snapshot belong to the driver, so they
+outlive the process.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+from ray import ObjectRef
+
+from distblock.messages import Failure, Item
+from distblock.runtime.faults import Fault
+from distblock.runtime.worker import Beginning
+from distblock.schedule.failure import Deadline
+from distblock.schedule.laps import Cell
+from distblock.schedule.ledger import Ledger
+
+Actor = Any
+"""A handle; Ray finds its methods by name, which no type checker can follow."""
+
+MOST_KEPT = 256
+"""Calls after which a snapshot is due, however small their inputs are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """Pass a microbatch through.
+
+    Attributes:
+        lane: the stream that it belongs to.
+        place: its place in that stream's row.
+        item: the microbatch.
+        entering: what enters; None at a data worker.
+        source: worker whose cache its samples come from; None: they are what enters, or data.
+    """
+
+    lane: Any
+    place: int
+    item: Item
+    entering: ObjectRef | None
+    source: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Hand out all that another worker would need to go on from here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Free what a stage left after a lap."""
+
+    cell: Cell
+
+
+@dataclass(frozen=True, slots=True)
+class Collect:
+    """Hand out the final weights."""
+
+
+Call = Hop | Snapshot | Release | Collect
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A call has ended.
+
+    Attributes:
+        seat: where.
+        incarnation: of which of its processes.
+        turn: the call's number.
+        call: the call.
+        value: reference to what it handed out beside its report.
+        report: its report.
+        failure: why there is none.
+    """
+
+    seat: Seat
+    incarnation: int
+    turn: int
+    call: Call
+    value: ObjectRef | None
+    report: Any
+    failure: BaseException | None
+
+
+class Seat:
+    """One worker, or data worker.
+
+    Args:
+        index: its place among the workers; data workers follow the workers.
+        name: in words.
+        start: starts a process.
+        events: where the ends of calls are told.
+        deadline: for finishing what it was given.
+        beginning: what its first process starts from.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        *,
+        name: str,
+        start: Callable[[Beginning], Actor],
+        events: queue.SimpleQueue[Event],
+        deadline: Deadline,
+        beginning: Beginning,
+    ) -> None:
+        self.index = index
+        self.name = name
+        self.deadline = deadline
+        self.ledger: Ledger[Call] = Ledger()
+        self.incarnation = 0
+        self.recovering: tuple[Failure, float] | None = None
+        self.beginning = beginning
+        self._start = start
+        self._events = events
+        self.actor = start(beginning)
+
+    def take(self, call: Call, num_bytes: int = 0) -> None:
+        """Give the worker a call.
+
+        Args:
+            call: the call.
+            num_bytes: what keeping its input takes.
+        """
+        turn = self.ledger.begin(call, num_bytes)
+        self.deadline.begin(time.monotonic())
+        self._send(turn, call)
+
+    def finish(self, event: Event) -> bool:
+        """A call of the present process has ended well; whether its result is new."""
+        is_new = self.ledger.finish(event.turn)
+        self.deadline.finish(time.monotonic(), is_idle=self.ledger.oldest_unfinished is None)
+        return is_new
+
+    def restart(self) -> int:
+        """Another process takes over; how many calls it computes again whose results are known."""
+        ray.kill(self.actor)
+        self.incarnation += 1
+        struck = [fault for fault in self.beginning.faults if not fault.again][:1]
+        self.beginning = replace(
+            self.beginning, faults=tuple(fault for fault in self.beginning.faults if fault not in struck)
+        )
+        self.actor = self._start(self.beginning)
+        self.deadline.restart(time.monotonic())
+        for entry in self.ledger.entries:
+            self._send(entry.turn, entry.call)
+        return len(self.ledger.entries) - len(self.ledger.unfinished)
+
+    def _send(self, turn: int, call: Call) -> None:
+        value, report = self._call(turn, call)
+        incarnation = self.incarnation
+
+        def tell(future: Any) -> None:
+            failure = future.exception()
+            result = None if failure else future.result()
+            self._events.put(Event(self, incarnation, turn, call, value, result, failure))
+
+        report.future().add_done_callback(tell)
+
+    def _call(self, turn: int, call: Call) -> tuple[ObjectRef | None, ObjectRef]:
+        raise NotImplementedError
+
+
+class DataSeat(Seat):
+    """A data worker: it remembers nothing, so only what is not finished is asked again."""
+
+    def finish(self, event: Event) -> bool:
+        """A call has ended well."""
+        is_new = super().finish(event)
+        self.ledger.forget(event.turn)
+        return is_new
+
+    def _call(self, turn: int, call: Call) -> tuple[ObjectRef | None, ObjectRef]:
+        assert isinstance(call, Hop)
+        method = self.actor.prepare if call.source is None else self.actor.locate
+        value, report = method.options(num_returns=2).remote(call.item, turn)
+        return value, report
+
+
+class StageSeat(Seat):
+    """A worker with stages.
+
+    Args:
+        kept_bytes: of inputs after which a snapshot is due.
+        source: a worker's cache as it lies now, by the worker's index.
+        others: as for `Seat`.
+    """
+
+    def __init__(self, index: int, *, kept_bytes: int, source: Callable[[int], Any], **others: Any) -> None:
+        self._kept_bytes = kept_bytes
+        self._source = source
+        self._storing: set[Any] = set()
+        self._is_due = False
+        self._taken: tuple[int, ObjectRef] | None = None
+        super().__init__(index, **others)
+
+    def take(self, call: Call, num_bytes: int = 0) -> None:
+        """Give the worker a call; a snapshot follows where one is due."""
+        super().take(call, num_bytes)
+        if isinstance(call, Hop) and call.item.purpose == "store":
+            (self._storing.discard if call.item.closes_pass else self._storing.add)(id(call.lane))
+        if self.ledger.kept_bytes > self._kept_bytes or len(self.ledger.entries) > MOST_KEPT:
+            self.take_snapshot()
+
+    def take_snapshot(self) -> None:
+        """Ask for a snapshot, unless one is on its way; in the middle of a file there can be none."""
+        if not self._is_due and not self._storing:
+            self._is_due = True
+            super().take(Snapshot())
+
+    def finish(self, event: Event) -> bool:
+        """A call has ended well; a snapshot lets go of what came before it."""
+        is_new = super().finish(event)
+        if is_new and isinstance(event.call, Snapshot):
+            assert event.value is not None
+            self._taken = event.turn, event.value
+        self._adopt()
+        return is_new
+
+    def _adopt(self) -> None:
+        """Start from the new snapshot from now on. Reports may overtake each other, and what is computed before the
+        snapshot could not be computed again from it: so all of their results have to be known."""
+        oldest = self.ledger.oldest_unfinished
+        if self._taken is None or (oldest is not None and oldest.turn < self._taken[0]):
+            return
+        turn, state = self._taken
+        self._taken, self._is_due = None, False
+        self.beginning = replace(self.beginning, turn=turn + 1, state=(state,))
+        self.ledger.cover(turn + 1)
+
+    def _call(self, turn: int, call: Call) -> tuple[ObjectRef | None, ObjectRef]:
+        match call:
+            case Hop():
+                source = None if call.source is None else self._source(call.source)
+                value, report = self.actor.hop.options(num_returns=2).remote(call.item, [call.entering], turn, source)
+                return value, report
+            case Snapshot():
+                value, report = self.actor.snapshot.options(num_returns=2).remote(turn)
+                return value, report
+            case Release():
+                return None, self.actor.release.remote(turn, call.cell.stage, call.cell.lap)
+            case Collect():
+                return None, self.actor.states.remote(turn)
+
+
+def planned(faults: Sequence[Fault], index: int) -> tuple[Fault, ...]:
+    """One worker's faults, in the order in which they strike."""
+    return tuple(sorted((fault for fault in faults if fault.worker == index), key=lambda fault: fault.turn))

@@ -1,0 +1,87 @@
+"""What failures mean: when a silent worker counts as dead, and when a run is not to go on. Time is an argument.
+
+Frozen is not dead, and slow is not frozen. So a worker that has something to do has a deadline for finishing it, which
+follows what it has been taking.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+START_S = 180.0
+"""Seconds in which a worker has to finish its first call: it may have to load libraries and warm up a device."""
+
+SLACK = 20
+"""How many times the longest call so far a call may take."""
+
+AT_ONE_PLACE = 3
+"""Deaths of one worker at one and the same call that end the run: another try would end the same way."""
+
+
+class Deadline:
+    """How long one worker may go on without finishing anything.
+
+    Args:
+        least_s: no shorter than this.
+    """
+
+    def __init__(self, least_s: float) -> None:
+        self._least_s = least_s
+        self._longest_s: float | None = None
+        self._since_s: float | None = None
+
+    def begin(self, now_s: float) -> None:
+        """The worker has been given something to do."""
+        if self._since_s is None:
+            self._since_s = now_s
+
+    def finish(self, now_s: float, *, is_idle: bool) -> None:
+        """It has finished something; whether nothing is left."""
+        if self._since_s is not None:
+            self._longest_s = max(self._longest_s or 0.0, now_s - self._since_s)
+        self._since_s = None if is_idle else now_s
+
+    def restart(self, now_s: float) -> None:
+        """Another process takes its place; what the last one took still counts."""
+        self._since_s = now_s
+        self._longest_s = None
+
+    def overdue_s(self, now_s: float) -> float | None:
+        """Seconds without a result, if they are too many."""
+        if self._since_s is None:
+            return None
+        silent_s = now_s - self._since_s
+        limit_s = max(START_S, self._least_s) if self._longest_s is None else self._least_s
+        limit_s = max(limit_s, SLACK * (self._longest_s or 0.0))
+        return silent_s if silent_s > limit_s else None
+
+
+class Failures:
+    """Counts them.
+
+    Args:
+        most: how many a run survives; -1: any number.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._count = 0
+        self._places: Counter[tuple[str, int]] = Counter()
+
+    def tell(self, who: str, turn: int) -> str | None:
+        """A worker has died or frozen at a call.
+
+        Args:
+            who: the worker.
+            turn: number of the first call whose result is missing.
+
+        Returns:
+            Why the run must end, or None: it goes on.
+        """
+        self._count += 1
+        self._places[who, turn] += 1
+        if self._places[who, turn] >= AT_ONE_PLACE:
+            return f"for the {AT_ONE_PLACE}rd time at the same place"
+        if self._most >= 0 and self._count > self._most:
+            return f"failure {self._count}, and recovery.max_failures is {self._most}"
+        return None

@@ -1,0 +1,150 @@
+"""Workers that die or freeze at exact moments: the run ends with the weights of the undisturbed one.
+
+The oracle is the plain loop, in which nothing fails.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from distblock.config import make_config
+from distblock.errors import WorkerLostError
+from distblock.learning.stage import weights_sha256
+from distblock.local import execute as execute_locally
+from distblock.messages import Failure
+from distblock.metrics.accounting import Account
+from distblock.metrics.observer import Silent
+from distblock.runtime import driver
+from distblock.runtime.crew import State
+from distblock.runtime.faults import Fault
+from distblock.trainer import make_course, make_job, prepare
+
+pytestmark = pytest.mark.usefixtures("shared_ray")
+
+SMALL: dict[str, Any] = {"data": {"batch_size": 96, "fraction": 0.5}}
+REGIMES: dict[str, dict[str, Any]] = {
+    "parallel": {"regime": {"name": "parallel", "epochs": 3}},
+    "sequential": {"regime": {"name": "sequential", "epochs": 1}},
+    "wavefront-cache": {"regime": {"name": "wavefront", "epochs": 1, "laps": 3, "inputs": "cache"}},
+    "wavefront-frozen": {"regime": {"name": "wavefront", "epochs": 1, "laps": 3, "inputs": "frozen"}},
+    "two-workers": {
+        "regime": {"name": "multi-lap", "epochs": 1, "laps": 2, "inputs": "cache"},
+        "resources": {"workers": 2},
+    },
+    "microbatches": {
+        "regime": {"name": "parallel", "epochs": 2},
+        "data": {"batch_size": 96, "microbatch_size": 32, "fraction": 0.5, "augment": ["crop", "flip"]},
+        "objective": {"multiplier_step": 1.0, "multiplier_every": 2},
+        "optimizer": {"name": "adam", "lr": 0.001},
+    },
+}
+
+
+class Watch(Silent):
+    """An account, with the failures in it."""
+
+    def __init__(self, num_stages: int) -> None:
+        self.account = Account(num_stages=num_stages)
+        self.record = self.account.record
+        self.record_departure = self.account.record_departure
+        self.record_failure = self.account.record_failure
+
+
+def values(regime: str, **changes: Any) -> dict[str, Any]:
+    # A small budget, so that snapshots are taken all along.
+    return {**SMALL, "recovery": {"kept_bytes": 300_000}, **REGIMES[regime], **changes}
+
+
+def run(config: dict[str, Any], *faults: Fault) -> tuple[list[str], Account, list[Failure]]:
+    prepared = prepare(make_config(config))
+    job = make_job(prepared, run="faulty")
+    watch = Watch(prepared.blueprint.num_stages)
+    state = driver.execute(replace(job, faults=faults), make_course(prepared), watch, note=print)
+    return hashes(state), watch.account, watch.account.failures
+
+
+def undisturbed(config: dict[str, Any]) -> tuple[list[str], Account]:
+    prepared = prepare(make_config({**config, "executor": "local", "resources": {}}))
+    watch = Watch(prepared.blueprint.num_stages)
+    job = make_job(prepared, run="undisturbed")
+    [host] = job.hosts
+    state = execute_locally(host, prepared.data, make_course(prepared), watch, initial={})
+    return hashes(state), watch.account
+
+
+def hashes(state: State) -> list[str]:
+    import torch
+
+    return [
+        weights_sha256({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
+        for _, arrays in sorted(state.items())
+    ]
+
+
+def check(config: dict[str, Any], *faults: Fault, survived: int | None = None) -> list[Failure]:
+    disturbed, account, failures = run(config, *faults)
+    expected, alone = undisturbed(config)
+    assert disturbed == expected
+    # Nothing is counted twice, and nothing is left out.
+    figures = ("train_loss", "train_accuracy", "validation_accuracy", "test_accuracy", "num_samples", "lr")
+    for row, other in zip(account.rows(), alone.rows(), strict=True):
+        assert [getattr(row, name) for name in figures] == [getattr(other, name) for name in figures]
+    assert len(failures) == (len(faults) if survived is None else survived)
+    return failures
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("moment", ["before", "computed", "stored"])
+def test_a_worker_that_is_killed_is_replaced_alone(regime: str, moment: Any):
+    where = {"before": (0, 5), "computed": (1, 9), "stored": (0, 8)}[moment]
+    worker, turn = where
+    [failure] = check(values(regime), Fault(worker=worker, turn=turn, moment=moment))
+    assert failure.kind == "worker_died"
+    assert failure.who.startswith(f"worker {worker} (stages")
+    assert failure.held_up_s > 0
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("regime", REGIMES)
+def test_random_faults(regime: str, seed: int):
+    draw = random.Random(f"{regime}/{seed}")
+    workers = REGIMES[regime].get("resources", {}).get("workers", 3)
+    faults = [
+        Fault(
+            worker=worker,
+            turn=draw.randrange(1, 14),
+            kind=draw.choice(["kill", "segfault"]),
+            moment="computed" if worker == workers else draw.choice(["before", "computed"]),
+        )
+        for worker in draw.sample(range(workers + 1), 2)
+    ]
+    check(values(regime), *faults)
+
+
+def test_a_worker_that_freezes_is_replaced():
+    config = values("parallel")
+    config["recovery"] = {**config["recovery"], "deadline_s": 3.0}
+    [failure] = check(config, Fault(worker=1, turn=8, kind="freeze"))
+    assert failure.kind == "worker_froze"
+    assert "no result for" in failure.cause
+
+
+def test_a_data_worker_that_dies_is_replaced():
+    [failure] = check(values("parallel"), Fault(worker=3, turn=4, moment="before"))
+    assert (failure.kind, failure.who) == ("data_worker_died", "data worker 0")
+
+
+def test_what_kills_everyone_at_the_same_place_ends_the_run():
+    with pytest.raises(WorkerLostError, match=r"worker 1 \(stages 1 to 1\), epoch 1, .*3rd time at the same place"):
+        run(values("parallel"), Fault(worker=1, turn=4, again=True))
+
+
+def test_a_limit_of_failures():
+    config = values("parallel")
+    config["recovery"] = {**config["recovery"], "max_failures": 0}
+    with pytest.raises(WorkerLostError, match=r"failure 1, and recovery\.max_failures is 0"):
+        run(config, Fault(worker=2, turn=4))
