@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distblock.bench import memory, pipeline, slow_stage, wavefront
+from distblock.bench import faults, memory, pipeline, slow_stage, wavefront
 from distblock.errors import InputError
 
 BENCHMARKS = {
@@ -12,6 +12,7 @@ BENCHMARKS = {
     "wavefront": wavefront.main,
     "slow-stage": slow_stage.main,
     "memory": memory.main,
+    "faults": faults.main,
 }
 """Each by name: a function of the remaining arguments."""
 
