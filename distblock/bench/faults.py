@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 import tyro
 from rich.console import Console
@@ -29,8 +28,10 @@ from distblock.learning.stage import weights_sha256
 from distblock.messages import Failure
 from distblock.metrics.observer import Silent
 from distblock.runtime import driver
+from distblock.runtime.cluster import joined
 from distblock.runtime.crew import State
 from distblock.runtime.faults import Fault
+from distblock.runtime.placement import bundles
 from distblock.trainer import Prepared, make_course, make_job, prepare
 
 REGIMES: dict[str, dict[str, Any]] = {
@@ -81,15 +82,14 @@ def main(arguments: Sequence[str]) -> None:
     expected = {name: _undisturbed(each) for name, each in prepared.items()}
     draw = random.Random(options.seed)
     runs = []
-    ray.init(address="local", num_cpus=STAGES + 1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    try:
+    config = prepared[names[0]].config
+    # One embedded Ray for all of them.
+    with joined(config, bundles(config, num_workers=STAGES)):
         for number in range(options.runs):
             name = names[number % len(names)]
             runs.append({"regime": name, **_disturbed(prepared[name], _faults(options, draw), expected[name])})
             if options.output is not None:
                 Path(options.output).write_text(json.dumps({"options": asdict(options), "runs": runs}, indent=2))
-    finally:
-        ray.shutdown()
     Console(width=120).print(_table(runs))
     if not all(run["is_equal"] for run in runs):
         raise RunFailedError(f"bench faults: {sum(not run['is_equal'] for run in runs)} runs ended with other weights")
