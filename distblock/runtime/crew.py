@@ -15,6 +15,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from distblock.config import Config
 from distblock.data.dataset import DataInfo
 from distblock.errors import DistblockError, WorkerLostError
 from distblock.learning.host import HostSpec
@@ -32,6 +33,9 @@ KEEP_MEMORY = {
 }
 """Settings of glibc for workers. It would hand a step's large tensors back to the kernel and fault every page in again
 at the next step, the more so in threads other than the first: a tenth of a ResNet-20's time on a CPU."""
+
+MOST_AHEAD = 64
+"""Calls that are with a data worker at once; it takes them one by one."""
 
 CLOSE_S = 5.0
 """Seconds in which workers have to free their caches."""
@@ -122,6 +126,7 @@ class Crew:
             start=lambda beginning: start_worker(spec, index, self._group, bundle=index, beginning=beginning),
             events=self.events,
             deadline=Deadline(recovery.deadline_s),
+            window=_num_threads(spec.config) - 1,
             beginning=Beginning(initial=(ray.put(own),) if own else (), faults=planned(job.faults, index)),
         )
 
@@ -139,6 +144,7 @@ class Crew:
             start=start,
             events=self.events,
             deadline=Deadline(config.recovery.deadline_s),
+            window=MOST_AHEAD,
             beginning=Beginning(faults=planned(job.faults, index)),
         )
 
@@ -167,11 +173,15 @@ def start_worker(
 ) -> Actor:
     """A StageWorker in a bundle of the group, not yet ready."""
     config = spec.config
-    # Calls that fetch or put wait in threads of their own: as many as may be in flight, and one for other calls.
-    threads = config.data.prefetch * config.data.workers + config.channel.max_in_flight + 1
     options = _options(group, bundle, cpus=config.resources.cpus_per_worker, gpus=config.resources.gpus_per_worker)
-    worker = ray.remote(StageWorker).options(**options, max_concurrency=threads, runtime_env={"env_vars": KEEP_MEMORY})
+    threads = {"max_concurrency": _num_threads(config)}
+    worker = ray.remote(StageWorker).options(**options, **threads, runtime_env={"env_vars": KEEP_MEMORY})
     return worker.remote(spec, index, beginning or Beginning())
+
+
+def _num_threads(config: Config) -> int:
+    """Calls that fetch or put wait in threads of their own: as many as may be in flight, and one for other calls."""
+    return config.data.prefetch * config.data.workers + config.channel.max_in_flight + 1
 
 
 def cause(error: RayTaskError) -> BaseException:

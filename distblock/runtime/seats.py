@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import queue
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -102,6 +103,8 @@ class Seat:
         events: where the ends of calls are told.
         deadline: for finishing what it was given.
         beginning: what its first process starts from.
+        window: calls that are with it at once. A threaded actor starts its calls in any order; where fewer threads than
+            calls waited for their turn, the one whose turn it is might never start.
     """
 
     def __init__(
@@ -113,6 +116,7 @@ class Seat:
         events: queue.SimpleQueue[Event],
         deadline: Deadline,
         beginning: Beginning,
+        window: int,
     ) -> None:
         self.index = index
         self.name = name
@@ -123,6 +127,9 @@ class Seat:
         self.beginning = beginning
         self._start = start
         self._events = events
+        self._window = window
+        self._num_sent = 0
+        self._unsent: deque[tuple[int, Call]] = deque()
         self.actor = start(beginning)
 
     def take(self, call: Call, num_bytes: int = 0) -> None:
@@ -134,10 +141,13 @@ class Seat:
         """
         turn = self.ledger.begin(call, num_bytes)
         self.deadline.begin(time.monotonic())
-        self._send(turn, call)
+        self._unsent.append((turn, call))
+        self._send_some()
 
     def finish(self, event: Event) -> bool:
         """A call of the present process has ended well; whether its result is new."""
+        self._num_sent -= 1
+        self._send_some()
         is_new = self.ledger.finish(event.turn)
         self.deadline.finish(time.monotonic(), is_idle=self.ledger.oldest_unfinished is None)
         return is_new
@@ -152,9 +162,15 @@ class Seat:
         )
         self.actor = self._start(self.beginning)
         self.deadline.restart(time.monotonic())
-        for entry in self.ledger.entries:
-            self._send(entry.turn, entry.call)
+        self._num_sent = 0
+        self._unsent = deque((entry.turn, entry.call) for entry in self.ledger.entries)
+        self._send_some()
         return len(self.ledger.entries) - len(self.ledger.unfinished)
+
+    def _send_some(self) -> None:
+        while self._unsent and self._num_sent < self._window:
+            self._num_sent += 1
+            self._send(*self._unsent.popleft())
 
     def _send(self, turn: int, call: Call) -> None:
         value, report = self._call(turn, call)
