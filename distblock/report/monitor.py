@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import pyarrow as pa
@@ -11,17 +12,35 @@ from rich.console import Console
 
 from distblock.config import Config
 from distblock.learning.blueprint import Blueprint
-from distblock.messages import Departure, Failure, WorkerReport
+from distblock.messages import Departure, Failure, Item, WorkerReport
 from distblock.metrics.accounting import Account
 from distblock.metrics.exporter import Exporter
 from distblock.metrics.log import HopsLog, metrics_table
 from distblock.report.lap_progress import LapProgress
 from distblock.report.progress import Progress
+from distblock.schedule.position import Position
 from distblock.schedule.stopping import Patience
 from distblock.schedule.stream import StreamPlan
 
 OnEvaluation = Callable[[int, float], None]
 """Called with a stage and its validation accuracy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fork:
+    """What has been recorded up to a position, while recording goes on.
+
+    Attributes:
+        position: the position.
+        account: sums of what lies within it.
+        hops: the log up to there.
+        elapsed_s: seconds of the run.
+    """
+
+    position: Position
+    account: Account
+    hops: HopsLog
+    elapsed_s: float
 
 
 class Monitor:
@@ -61,8 +80,12 @@ class Monitor:
         self._num_validation = plan.num_validation
         self._last_stage = blueprint.num_stages - 1
         self._begun_s: float | None = None
+        self._before_s = 0.0
         self.wall_s = 0.0
-        self._hops = HopsLog(interval_s=config.metrics.interval_s)
+        self._interval_s = config.metrics.interval_s
+        self._hops = HopsLog(interval_s=self._interval_s)
+        self._fork: Fork | None = None
+        self._recovering: tuple[Failure, float] | None = None
         self._progress = _progress(config, blueprint, plan, console)
         self._exporter = None
         if config.metrics.port is not None:
@@ -74,9 +97,47 @@ class Monitor:
         self._begun_s = time.monotonic()
 
     @property
+    def has_begun(self) -> bool:
+        """Whether the workers are ready."""
+        return self._begun_s is not None
+
+    @property
     def elapsed_s(self) -> float:
-        """Seconds since the beginning; 0 before it."""
-        return 0.0 if self._begun_s is None else time.monotonic() - self._begun_s
+        """Seconds that the run has taken, earlier attempts included; 0 before its beginning."""
+        return self._before_s + (0.0 if self._begun_s is None else time.monotonic() - self._begun_s)
+
+    def restore(self, account: Account, hops: pa.Table, *, elapsed_s: float) -> None:
+        """Go on from what had been recorded at a checkpoint.
+
+        Args:
+            account: the sums.
+            hops: rows of hops.parquet.
+            elapsed_s: seconds that the run had taken.
+        """
+        self.account = account
+        self._hops = HopsLog(interval_s=self._interval_s, before=hops, account=account)
+        self._before_s, self._begun_s, self._fork = elapsed_s, None, None
+        self.wall_s = elapsed_s
+        self._progress.go_on(account)
+        for row in account.rows():
+            sums = account.stage_pass(row.stage, row.epoch, "validation")
+            if sums is not None and sums.num_samples >= self._num_validation:
+                self._patience.tell(row.stage, row.lap, row.epoch, sums.accuracy)
+
+    def fork(self, position: Position) -> None:
+        """From now on, what lies within a position is recorded apart, too."""
+        account = Account.from_json(self.account.to_json())
+        self._fork = Fork(position=position, account=account, hops=self._hops.fork(), elapsed_s=self.elapsed_s)
+
+    def take_fork(self) -> Fork:
+        """What lies within it, now that all of it has been recorded."""
+        fork, self._fork = self._fork, None
+        assert fork is not None
+        return fork
+
+    def expect_recovery(self, failure: Failure) -> None:
+        """A failure will have been survived when the next microbatch is recorded; time counts from now."""
+        self._recovering = failure, time.monotonic()
 
     def __enter__(self) -> Monitor:
         self._progress.__enter__()
@@ -93,6 +154,12 @@ class Monitor:
         """A worker is done with a microbatch."""
         self._hops.advance(self.elapsed_s, self.account)
         self.account.record(report)
+        if self._fork is not None and self._fork.position.includes(report.item):
+            self._fork.account.record(report)
+        if self._recovering is not None:
+            failure, since_s = self._recovering
+            self._recovering = None
+            self.record_failure(replace(failure, held_up_s=time.monotonic() - since_s))
         self.wall_s = self.elapsed_s
         if self._exporter is not None:
             self._exporter.record(report)
@@ -117,10 +184,12 @@ class Monitor:
                 rows = [row for row in self.account.rows() if row.epoch == item.epoch]
                 self._progress.epoch_done(item.epoch, [row for row in rows if item.stage in (None, row.stage)])
 
-    def record_departure(self, departure: Departure, node: str) -> None:
+    def record_departure(self, departure: Departure, node: str, item: Item) -> None:
         """A microbatch of data is ready."""
         self._hops.advance(self.elapsed_s, self.account)
         self.account.record_departure(departure, node)
+        if self._fork is not None and self._fork.position.includes(item):
+            self._fork.account.record_departure(departure, node)
         if self._exporter is not None:
             self._exporter.record_departure(departure, node)
 
