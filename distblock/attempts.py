@@ -183,7 +183,8 @@ class Attempts:
             self._monitor.restore(empty, self._monitor.hops_table().slice(0, 0), elapsed_s=0.0)
         else:
             self._adopt(restored)
-        self._monitor.account.failures = survived
+        for failure in survived[len(self._monitor.account.failures) :]:
+            self._monitor.keep_failure(failure)
         self._monitor.note(f"{lost}; all stages go back to {place}")
         failure = Failure(
             kind=cast(FailureKind, lost.kind),

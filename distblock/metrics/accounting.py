@@ -138,6 +138,11 @@ class Account:
         self._peak_memory_bytes = [0] * num_stages
         self.failures: list[Failure] = []
 
+    @property
+    def num_stages(self) -> int:
+        """Stages of the run."""
+        return len(self._served)
+
     def begin(self) -> None:
         """Nothing is counted yet."""
 
@@ -209,8 +214,8 @@ class Account:
     @property
     def samples_trained(self) -> int:
         """Samples that a stage has trained on, all epochs together: the mean over stages."""
-        num_stages = len(self._served)
-        return round(sum(self.stage_totals(stage).num_samples for stage in range(num_stages)) / num_stages)
+        totals = [self.stage_totals(stage).num_samples for stage in range(self.num_stages)]
+        return round(sum(totals) / self.num_stages)
 
     def stage_pass(self, stage: int, epoch: int, part: Part) -> PassSums | None:
         """A copy of the sums of a pass, finished or running; None if it has not begun."""

@@ -16,6 +16,7 @@ from distblock.messages import Departure, Failure, Item, WorkerReport
 from distblock.metrics.accounting import Account
 from distblock.metrics.exporter import Exporter
 from distblock.metrics.log import HopsLog, metrics_table
+from distblock.metrics.settling import Settling
 from distblock.report.lap_progress import LapProgress
 from distblock.report.progress import Progress
 from distblock.schedule.position import Position
@@ -28,16 +29,14 @@ OnEvaluation = Callable[[int, float], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Fork:
-    """What has been recorded up to a position, while recording goes on.
+    """What has been recorded up to a position.
 
     Attributes:
-        position: the position.
         account: sums of what lies within it.
         hops: the log up to there.
         elapsed_s: seconds of the run.
     """
 
-    position: Position
     account: Account
     hops: HopsLog
     elapsed_s: float
@@ -84,7 +83,9 @@ class Monitor:
         self.wall_s = 0.0
         self._interval_s = config.metrics.interval_s
         self._hops = HopsLog(interval_s=self._interval_s)
-        self._fork: Fork | None = None
+        self._drops = config.regime.name == "asynchronous"
+        self._settling = Settling(Account(num_stages=blueprint.num_stages), drops=self._drops)
+        self._forked: tuple[HopsLog, float] | None = None
         self._recovering: tuple[Failure, float] | None = None
         self._progress = _progress(config, blueprint, plan, console)
         self._exporter = None
@@ -116,7 +117,8 @@ class Monitor:
         """
         self.account = account
         self._hops = HopsLog(interval_s=self._interval_s, before=hops, account=account)
-        self._before_s, self._begun_s, self._fork = elapsed_s, None, None
+        self._settling = Settling(Account.from_json(account.to_json()), drops=self._drops)
+        self._before_s, self._begun_s, self._forked = elapsed_s, None, None
         self.wall_s = elapsed_s
         self._progress.go_on(account)
         for row in account.rows():
@@ -126,14 +128,14 @@ class Monitor:
 
     def fork(self, position: Position) -> None:
         """From now on, what lies within a position is recorded apart, too."""
-        account = Account.from_json(self.account.to_json())
-        self._fork = Fork(position=position, account=account, hops=self._hops.fork(), elapsed_s=self.elapsed_s)
+        self._settling.fork(position.includes)
+        self._forked = self._hops.fork(), self.elapsed_s
 
     def take_fork(self) -> Fork:
         """What lies within it, now that all of it has been recorded."""
-        fork, self._fork = self._fork, None
-        assert fork is not None
-        return fork
+        assert self._forked is not None
+        (hops, elapsed_s), self._forked = self._forked, None
+        return Fork(account=self._settling.take_fork(), hops=hops, elapsed_s=elapsed_s)
 
     def expect_recovery(self, failure: Failure) -> None:
         """A failure will have been survived when the next microbatch is recorded; time counts from now."""
@@ -152,10 +154,9 @@ class Monitor:
 
     def record(self, report: WorkerReport) -> None:
         """A worker is done with a microbatch."""
-        self._hops.advance(self.elapsed_s, self.account)
+        self._hops.advance(self.elapsed_s, self._settling.account)
         self.account.record(report)
-        if self._fork is not None and self._fork.position.includes(report.item):
-            self._fork.account.record(report)
+        self._settling.record(report)
         if self._recovering is not None:
             failure, since_s = self._recovering
             self._recovering = None
@@ -186,23 +187,24 @@ class Monitor:
 
     def record_departure(self, departure: Departure, node: str, item: Item) -> None:
         """A microbatch of data is ready."""
-        self._hops.advance(self.elapsed_s, self.account)
+        self._hops.advance(self.elapsed_s, self._settling.account)
         self.account.record_departure(departure, node)
-        if self._fork is not None and self._fork.position.includes(item):
-            self._fork.account.record_departure(departure, node)
+        self._settling.record_departure(departure, node, item)
         if self._exporter is not None:
             self._exporter.record_departure(departure, node)
 
     def record_backpressure(self, edge: int, seconds: float) -> None:
         """A sender stood idle for want of a credit."""
-        self._hops.advance(self.elapsed_s, self.account)
-        self.account.record_backpressure(edge, seconds)
+        self._hops.advance(self.elapsed_s, self._settling.account)
+        for account in (self.account, self._settling.account):
+            account.record_backpressure(edge, seconds)
         if self._exporter is not None:
             self._exporter.record_backpressure(edge, seconds)
 
     def record_drop(self, edge: int) -> None:
         """A microbatch was dropped, since its receiver was too slow."""
-        self.account.record_drop(edge)
+        for account in (self.account, self._settling.account):
+            account.record_drop(edge)
         if self._exporter is not None:
             self._exporter.record_drop(edge)
 
@@ -213,9 +215,14 @@ class Monitor:
 
     def record_failure(self, failure: Failure) -> None:
         """A failure has been survived."""
-        self.account.record_failure(failure)
+        self.keep_failure(failure)
         if self._exporter is not None:
             self._exporter.record_failure(failure)
+
+    def keep_failure(self, failure: Failure) -> None:
+        """A failure that had been survived before the run went back."""
+        for account in (self.account, self._settling.account):
+            account.record_failure(failure)
 
     def note(self, text: str) -> None:
         """A word to whoever watches."""
@@ -227,7 +234,7 @@ class Monitor:
 
     def hops_table(self) -> pa.Table:
         """A row per edge and reporting interval."""
-        return self._hops.table(self.account)
+        return self._hops.table(self._settling.account)
 
 
 def _progress(config: Config, blueprint: Blueprint, plan: StreamPlan, console: Console) -> Progress | LapProgress:
