@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.hosts.files import View, make_view, mount_points
+from cluster.hosts.leftovers import FOLDER_PREFIX
 from cluster.hosts.links import DELAYED_MTU, Bridge, Counters, Link, address, counters
 from cluster.hosts.namespaces import HostProcess, Namespaces
 from cluster.hosts.nodes import start_node, wait_until_ready
@@ -23,8 +25,6 @@ from cluster.hosts.requirements import missing
 PORT = 6379
 GRACE_S = 10.0
 """Seconds that an interrupted command has to end."""
-FOLDER_PREFIX = "distblock-hosts-"
-"""Of the folder with a fleet's token and names; the owner's process id follows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ class Hosts:
         return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
     def environment(self, host: int = 0) -> dict[str, str]:
-        """What a command on the host finds in its environment: Ray's address and token among it."""
+        """What a command on the host finds in its environment: Ray's address and token, and this Python's commands."""
         return {**self._node.environment, **self.settings[host].environment, "RAY_ADDRESS": self.address}
 
     def path(self, host: int, path: Path | str) -> Path:
@@ -207,12 +207,13 @@ def hosts(
         dashboard: whether the head runs the dashboard and the jobs API, at port 8265.
 
     Raises:
-        ValueError: something that hosts need was to be covered, or the first host has no Ray node.
+        ValueError: something that hosts need was to be covered, or there are Ray nodes, but none on the first host.
         RuntimeError: this machine cannot make hosts, or a node did not start.
     """
     full = [HostSettings(cpus=entry) if isinstance(entry, int) else entry for entry in settings]
-    if not full or full[0].cpus is None:
-        raise ValueError("settings: expected a host with a Ray node first, which is the head")
+    nodes = [index for index, host in enumerate(full) if host.cpus is not None]
+    if nodes and nodes[0] != 0:
+        raise ValueError(f"settings: expected the head's Ray node on the first host, got nodes on hosts {nodes} alone")
     if (reason := missing()) is not None:
         raise RuntimeError(reason)
     with ExitStack() as stack:
@@ -224,8 +225,8 @@ def hosts(
         node = _node(folder, environment or {}, object_store_bytes, dashboard)
         fleet = stack.enter_context(closing(Hosts(full, bridge, node)))
         fleet.make(view, _names(folder, len(full)))
-        fleet.start([0])
-        fleet.start([index for index, host in enumerate(full) if index and host.cpus is not None])
+        fleet.start(nodes[:1])
+        fleet.start(nodes[1:])
         yield fleet
 
 
@@ -234,6 +235,7 @@ def _node(folder: Path, environment: Mapping[str, str], object_store_bytes: int,
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     ours = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    ours["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     theirs = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
     return _Node(
         environment={**theirs, **ours, **environment}, object_store_bytes=object_store_bytes, dashboard=dashboard

@@ -22,6 +22,9 @@ import psutil
 PATIENCE_S = 30.0
 """Seconds in which killed processes have to be gone."""
 
+OWNER = "DISTBLOCK_HOSTS_OWNER"
+"""In a keeper's environment: the id of the process that it serves."""
+
 # Process 1 inherits what is orphaned; ignoring SIGCHLD, it leaves the reaping to the kernel.
 _KEEPER = """
 set -e
@@ -68,6 +71,7 @@ class Namespaces:
         kinds = ("--net", "--mount", "--uts", "--ipc", "--pid")
         self._keeper = subprocess.Popen(
             ["unshare", *kinds, "--propagation=private", "--fork", "sh", "-c", script],
+            env={**os.environ, OWNER: str(os.getpid())},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -87,10 +91,10 @@ class Namespaces:
         return Path(f"/proc/{self.pid}/root")
 
     def popen(self, command: Sequence[str], *, cwd: Path | str = "/", **options: Any) -> HostProcess:
-        """Start a command in them; ``options`` are those of ``subprocess.Popen``, ``text`` is on."""
+        """Start a command in them; ``options`` are those of ``subprocess.Popen``, ``text`` is on by default."""
         # setsid inside: a group that was made out here would have no number in there.
         enter = ["nsenter", f"--target={self.pid}", "--net", "--mount", "--uts", "--ipc", "--pid", f"--wdns={cwd}"]
-        return HostProcess([*enter, "setsid", *command], text=True, start_new_session=True, **options)
+        return HostProcess([*enter, "setsid", *command], start_new_session=True, **{"text": True, **options})
 
     def network(self, *command: str) -> str:
         """Run a command of this machine in their network alone, and return its output.

@@ -22,7 +22,8 @@ def start_node(popen: Popen, arguments: Sequence[str], environment: dict[str, st
         environment: all of its environment.
     """
     command = [RAY, "start", *arguments, "--disable-usage-stats", "--block"]
-    return popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return popen(command, env=environment, text=True, **streams)
 
 
 def wait_until_ready(process: subprocess.Popen[str]) -> None:
