@@ -210,8 +210,8 @@ class Keeper:
         self._note = note
         self._lost: dict[str, str] = {}
 
-    def write(self, what: str, write: Callable[[], None]) -> None:
-        """Write one, with several tries."""
+    def write(self, what: str, write: Callable[[], None]) -> bool:
+        """Write one, with several tries; whether it is written."""
         for wait_s in TRIES_S:
             time.sleep(wait_s)
             try:
@@ -221,7 +221,8 @@ class Keeper:
                 self._note(f"{what} could not be written: {self._lost[what]}")
             else:
                 self._lost.pop(what, None)
-                return
+                return True
+        return False
 
     def check(self, kept: Sequence[Checkpoint]) -> None:
         """See that all is written.

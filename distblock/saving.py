@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -207,6 +207,9 @@ class CheckpointSaver:
         self._remove_others()
 
     def _note_failure(self, error: BaseException) -> None:
+        # What there is of it takes room that the next one may need.
+        with suppress(OSError):
+            self._directory.remove_folder(checkpoints.folder_of(self._number), first=MANIFEST)
         self._failed = f"checkpoint {self._number}: {' '.join(str(error).split())}"
         self._pace.finish(cost_s=0.0, is_written=False)
         self._monitor.note(f"{self._failed}; training goes on, and it is tried again")

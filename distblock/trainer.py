@@ -123,8 +123,9 @@ class BlockTrainer:
                 peak_bytes=outcome.peak_bytes,
             )
         manifest = {**about(prepared), **_figures(summary)}
-        keeper.write(runs.FINAL, lambda: runs.write_weights(directory, outcome.state, manifest))
-        keeper.write(runs.SUMMARY, lambda: directory.write_json(runs.SUMMARY, summary))
+        # A run with a summary has ended: nobody would go on with it.
+        if keeper.write(runs.FINAL, lambda: runs.write_weights(directory, outcome.state, manifest)):
+            keeper.write(runs.SUMMARY, lambda: directory.write_json(runs.SUMMARY, summary))
         keeper.check(outcome.kept)
         return _result(directory, summary, monitor, outcome.kept)
 

@@ -97,8 +97,13 @@ class RunDirectory:
             with self.filesystem.open_output_stream(path) as stream:
                 stream.write(content)
             return
-        Path(path + ".partial").write_bytes(content)
-        self.filesystem.move(path + ".partial", path)
+        partial = Path(path + ".partial")
+        try:
+            partial.write_bytes(content)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+        self.filesystem.move(str(partial), path)
 
     def read(self, name: str) -> bytes:
         """Read a file.
