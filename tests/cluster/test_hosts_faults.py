@@ -102,3 +102,21 @@ def test_a_killed_host_is_dead_to_ray_and_joins_again(two: Hosts):
     assert python(two, WAIT, "2").returncode == 0
     assert alive(two) == {"10.77.0.1": 1, "10.77.0.2": 2}
     assert two.path(1, "/tmp/kept").read_text() == "on its disk"
+
+
+def test_a_power_failure_is_silent_and_ray_finds_out(two: Hosts):
+    two.cut_link(1)
+    two.kill_host(1)
+    assert python(two, WAIT, "1").returncode == 0
+    two.mend_link(1)
+    two.start_again(1)
+    assert python(two, WAIT, "2").returncode == 0
+
+
+def test_a_killed_head_begins_a_new_cluster(two: Hosts):
+    two.kill_host(0)
+    assert "ConnectionRefusedError" in python(two, CONNECT.replace("9", "6379"), "10.77.0.1", host=1).stderr
+    two.start_again(0)
+    assert alive(two) == {"10.77.0.1": 1}
+    two.start_again(1)
+    assert alive(two) == {"10.77.0.1": 1, "10.77.0.2": 2}
