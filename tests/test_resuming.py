@@ -118,3 +118,25 @@ def test_a_run_that_has_ended_is_not_resumed(tmp_path: Path):
     fit(config)
     with pytest.raises(InputError, match="the run has ended already"):
         fit({**config, "resume": True})
+
+
+def test_with_other_cuts(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = settings("parallel", executor="local", model={"cuts": [1, 2]}, run_dir=str(tmp_path / "run"))
+    cut_short(config, evaluations=5)
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    changed = {**config, "model": {"cuts": [1]}, "resume": True}
+    resumed = fit(changed)
+    assert [len(stage["blocks"]) for stage in resumed["stages"]] == [1, 2]
+    said = capsys.readouterr().err
+    assert "cut before blocks [1] instead of [1, 2]" in said
+    assert "stages [] begin with a new auxiliary classifier" in said
+    assert len(list((tmp_path / "run").glob("before-*-metrics.parquet"))) == 1
+    # The workers' weights are the plain loop's here as well.
+    assert figures(fit({**changed, "executor": "ray", "run_dir": str(tmp_path / "copy")})) == figures(resumed)
+
+
+def test_where_stages_are_at_different_points_they_cannot_be_cut_elsewhere(tmp_path: Path):
+    config = settings("sequential", executor="local", model={"cuts": [1, 2]}, run_dir=str(tmp_path / "run"))
+    cut_short(config, evaluations=3)
+    with pytest.raises(InputError, match=r"model.cuts: expected \[1, 2\], got \[1\]: in the sequential regime"):
+        fit({**config, "model": {"cuts": [1]}, "resume": True})

@@ -1,21 +1,27 @@
-"""A campaign of faults: many short runs, in each of which workers die, against the undisturbed weights.
+"""A campaign of faults: many short runs, in each of which workers die again and again, against the undisturbed weights.
 
-Every fault strikes at an exact call of an exact worker, drawn from a seed, so a run that ends differently can be run
-again. Everything is on scikit-learn's digits.
+Every fault strikes at an exact call of an exact process, drawn from a seed, so a run that ends differently can be run
+again. Some of the runs are processes of their own that are killed as a whole, at moments from the seed, and resumed.
+Everything is on scikit-learn's digits.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import signal
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import psutil
 import torch
 import tyro
 from rich.console import Console
@@ -31,7 +37,7 @@ from distblock.preparation import Prepared, make_course, make_job, prepare
 from distblock.runtime import driver
 from distblock.runtime.cluster import joined
 from distblock.runtime.crew import State
-from distblock.runtime.faults import Fault
+from distblock.runtime.faults import Fault, FaultKind, Moment
 from distblock.runtime.placement import bundles
 
 REGIMES: dict[str, dict[str, Any]] = {
@@ -44,8 +50,15 @@ REGIMES: dict[str, dict[str, Any]] = {
 """The deterministic regimes."""
 
 STAGES = 3
-SOONEST, LATEST = 1, 16
-"""Calls at which faults strike: every worker has so many in every regime."""
+SOONEST, LATEST, APART = 1, 6, 3
+"""Calls at which a worker's first fault strikes, and how far the next one is from it at most: every worker has more
+calls than these come to, in every regime."""
+
+MOST_OF_ONE = 3
+"""Faults of one worker in one run."""
+
+DEADLY: tuple[FaultKind, ...] = ("kill", "segfault", "device")
+SILENT: tuple[FaultKind, ...] = ("freeze", "hang")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +67,16 @@ class Options:
 
     runs: int = 10
     """runs, the regimes in turn"""
-    faults: int = 2
-    """faults a run, each at another worker or data worker"""
+    faults: int = 6
+    """faults a run, over workers and the data worker"""
+    silent: float = 0.02
+    """share of faults that freeze or hang a worker instead of ending it; each takes the deadline for progress"""
+    driver_kills: int = 0
+    """further runs, in processes of their own that are killed and resumed"""
     seed: int = 0
     """of the faults"""
     output: str | None = None
-    """write every run as JSON here"""
+    """write every run as a line of JSON here"""
 
 
 class _Watch(Silent):
@@ -77,40 +94,54 @@ def main(arguments: Sequence[str]) -> None:
         RunFailedError: a run ended with other weights than the undisturbed one.
     """
     options = tyro.cli(Options, args=list(arguments), prog="distblock bench faults")
-    names = list(REGIMES)[: options.runs]
-    prepared = {name: _prepare(REGIMES[name]) for name in names}
+    prepared = {name: _prepare(regime) for name, regime in REGIMES.items()}
     expected = {name: _undisturbed(each) for name, each in prepared.items()}
-    draw = random.Random(options.seed)
-    runs = []
+    names, draw, runs = list(REGIMES), random.Random(options.seed), []
     config = prepared[names[0]].config
     # One embedded Ray for all of them.
     with joined(config, bundles(config, num_workers=STAGES)):
         for number in range(options.runs):
             name = names[number % len(names)]
-            runs.append({"regime": name, **_disturbed(prepared[name], _faults(options, draw), expected[name])})
-            if options.output is not None:
-                Path(options.output).write_text(json.dumps({"options": asdict(options), "runs": runs}, indent=2))
+            runs.append(_log(options, name, _disturbed(prepared[name], _faults(options, draw), expected[name])))
+    for number in range(options.driver_kills):
+        name = names[number % len(names)]
+        runs.append(_log(options, f"{name}; driver", _killed(REGIMES[name], draw, expected[name])))
     Console(width=120).print(_table(runs))
     if not all(run["is_equal"] for run in runs):
         raise RunFailedError(f"bench faults: {sum(not run['is_equal'] for run in runs)} runs ended with other weights")
 
 
+def _log(options: Options, name: str, run: dict[str, Any]) -> dict[str, Any]:
+    run = {"regime": name, **run}
+    if options.output is not None:
+        with Path(options.output).open("a") as file:
+            file.write(json.dumps(run) + "\n")
+    return run
+
+
 def _faults(options: Options, draw: random.Random) -> tuple[Fault, ...]:
-    return tuple(
-        Fault(
-            worker=worker,
-            turn=draw.randint(SOONEST, LATEST),
-            kind=draw.choice(["kill", "segfault"]),
-            moment=draw.choice(["before", "computed", "stored"]),
-        )
-        for worker in draw.sample(range(STAGES + 1), min(options.faults, STAGES + 1))
-    )
+    """Each worker's faults, the n-th of them in its n-th process, at later and later calls."""
+    faults: list[Fault] = []
+    for worker, count in Counter(draw.choices(range(STAGES + 1), k=options.faults)).items():
+        turn = draw.randint(SOONEST, LATEST)
+        for process in range(min(count, MOST_OF_ONE)):
+            kinds = SILENT if draw.random() < options.silent else DEADLY
+            if worker == STAGES:  # a data worker has no device
+                kinds = ("kill", "segfault")
+            moment: Moment = draw.choice(get_args(Moment))
+            faults.append(Fault(worker=worker, turn=turn, process=process, kind=draw.choice(kinds), moment=moment))
+            turn += draw.randint(1, APART)
+    return tuple(faults)
+
+
+def _settings(regime: dict[str, Any]) -> dict[str, Any]:
+    # So small a budget that snapshots are taken all along.
+    recovery = {"kept_bytes": 300_000, "deadline_s": 3.0}
+    return {"data": {"batch_size": 96, "fraction": 0.5}, "regime": regime, "recovery": recovery}
 
 
 def _prepare(regime: dict[str, Any]) -> Prepared:
-    data = {"batch_size": 96, "fraction": 0.5}
-    # So small a budget that snapshots are taken all along.
-    return prepare(make_config({"data": data, "regime": regime, "recovery": {"kept_bytes": 300_000}}))
+    return prepare(make_config(_settings(regime)))
 
 
 def _undisturbed(prepared: Prepared) -> list[str]:
@@ -132,6 +163,50 @@ def _disturbed(prepared: Prepared, faults: tuple[Fault, ...], expected: list[str
     }
 
 
+def _killed(regime: dict[str, Any], draw: random.Random, expected: list[str]) -> dict[str, Any]:
+    """A process that is killed after some checkpoints, and resumed until it ends."""
+    begun_s, kills = time.perf_counter(), []
+    with tempfile.TemporaryDirectory(prefix="distblock-faults-") as folder:
+        config, run = Path(folder) / "run.yaml", Path(folder) / "run"
+        config.write_text(json.dumps({**_settings(regime), "checkpoint": {"every_microbatches": 3}}))
+        command = [*(sys.executable, "-m", "distblock", "train", "--config", str(config)), "--run-dir", str(run)]
+        for after in (draw.randint(1, 3), draw.randint(1, 3), None):
+            killed_at = _run_and_kill([*command, "--resume"], run, after)
+            if killed_at is None:
+                break
+            kills.append(killed_at)
+        summary = json.loads((run / "summary.json").read_text())
+    return {
+        "faults": kills,
+        "failures": summary["failures"],
+        "is_equal": [stage["weights_sha256"] for stage in summary["stages"]] == expected,
+        "wall_s": time.perf_counter() - begun_s,
+    }
+
+
+def _run_and_kill(command: list[str], run: Path, after: int | None) -> dict[str, Any] | None:
+    """Kill a process, and all that it started, once it has so many checkpoints more; where. None: it has ended."""
+    there = _newest(run)
+    with tempfile.TemporaryFile("w+") as errors, subprocess.Popen(command, stderr=errors, stdout=errors) as process:
+        while process.poll() is None:
+            if after is not None and _newest(run) >= there + after:
+                started = psutil.Process(process.pid).children(recursive=True)
+                process.send_signal(signal.SIGKILL)
+                for child in started:
+                    child.kill() if child.is_running() else None
+                return {"kind": "driver killed", "checkpoint": _newest(run)}
+            time.sleep(0.01)
+        if process.returncode != 0:
+            errors.seek(0)
+            raise RunFailedError(f"bench faults: a resumed run failed: {errors.read()[-500:]}")
+    return None
+
+
+def _newest(run: Path) -> int:
+    names = [path.parent.name for path in (run / "checkpoints").glob("*/manifest.json")]
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
 def _hashes(state: State) -> list[str]:
     return [
         weights_sha256({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
@@ -143,8 +218,8 @@ def _table(runs: Sequence[dict[str, Any]]) -> Table:
     table = Table(title="runs with faults, against the plain loop without")
     for heading in ("regime", "runs", "faults", "other weights", "held up a fault: median", "max", "computed again"):
         table.add_column(heading, justify="left" if heading == "regime" else "right")
-    for name in Counter(run["regime"] for run in runs):
-        own = [run for run in runs if run["regime"] == name]
+    for name in [*Counter(run["regime"] for run in runs), "all"]:
+        own = [run for run in runs if name in (run["regime"], "all")]
         failures = [failure for run in own for failure in run["failures"]]
         held_up = [failure["held_up_s"] for failure in failures] or [0.0]
         table.add_row(
@@ -156,4 +231,6 @@ def _table(runs: Sequence[dict[str, Any]]) -> Table:
             f"{max(held_up):.1f} s",
             f"{statistics.mean([failure['replayed'] for failure in failures] or [0]):.1f}",
         )
+    kinds = Counter(failure["kind"] for run in runs for failure in run["failures"])
+    table.caption = ", ".join(f"{count} x {kind}" for kind, count in sorted(kinds.items()))
     return table

@@ -22,8 +22,10 @@ State = dict[int, dict[str, np.ndarray]]
 
 def write_weights(directory: RunDirectory, state: State, manifest: Mapping[str, Any]) -> None:
     """Write the final weights."""
-    files = ((stage_file(stage), save_safetensors(arrays)) for stage, arrays in state.items())
-    write_bundle(directory, FINAL, files, {**manifest, "stage_files": [stage_file(stage) for stage in state]})
+    # Workers hand out their stages in any order; files are read in the order in which they are named.
+    stages = sorted(state)
+    files = ((stage_file(stage), save_safetensors(state[stage])) for stage in stages)
+    write_bundle(directory, FINAL, files, {**manifest, "stage_files": [stage_file(stage) for stage in stages]})
 
 
 def read_weights_manifest(directory: RunDirectory) -> Mapping[str, Any]:

@@ -344,7 +344,7 @@ class _Run:
         entry = seat.ledger.oldest_unfinished
         assert entry is not None
         place = str(entry.call.item) if isinstance(entry.call, Hop) else type(entry.call).__name__.lower()
-        last = self._failures.tell(seat.name, place, why)
+        last = self._failures.tell(seat.name, f"{place}, call {entry.turn}", why)
         if last is not None:
             raise WorkerLostError(f"{seat.name}, {place}: {why} ({last})")
         kinds: dict[tuple[bool, str], FailureKind] = {
