@@ -148,6 +148,18 @@ REUSES = Metric(
     labels=_STAGE,
     help="Microbatches that a worker trained on again, in the asynchronous regime; stage: the first one it hosts.",
 )
+USES = Metric(
+    name="distblock_uses_total",
+    kind="counter",
+    labels=_EDGE,
+    help="Training microbatches that crossed an edge and were trained on, each counted again when it is used again.",
+)
+STALENESS = Metric(
+    name="distblock_staleness_updates_total",
+    kind="counter",
+    labels=_EDGE,
+    help="Staleness, summed over these uses: updates the sender has made since it made the activation.",
+)
 IN_FLIGHT = Metric(
     name="distblock_in_flight_microbatches",
     kind="gauge",
