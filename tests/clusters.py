@@ -21,8 +21,11 @@ class Cluster:
 
 
 @contextmanager
-def started_cluster(folder: Path, cpus: Sequence[int]) -> Iterator[Cluster]:
-    """Nodes with token authentication, each at a loopback address of its own: the head first, at 127.0.0.1."""
+def started_cluster(folder: Path, cpus: Sequence[int], head_options: Sequence[str] = ()) -> Iterator[Cluster]:
+    """Nodes with token authentication, each at a loopback address of its own: the head first, at 127.0.0.1.
+
+    Options of ``ray start`` for the head go over those here.
+    """
     (folder / "token").write_text("0123456789abcdef0123456789abcdef")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -33,6 +36,7 @@ def started_cluster(folder: Path, cpus: Sequence[int]) -> Iterator[Cluster]:
         for index, count in enumerate(cpus):
             joins = head if index == 0 else [f"--address={address}"]
             own = [f"--num-cpus={count}", f"--node-ip-address=127.0.0.{index + 1}"]
+            own += head_options if index == 0 else ()
             stack.enter_context(_node([*joins, *own], environment))
         yield Cluster(address, environment)
 
