@@ -1,0 +1,35 @@
+"""docs/metrics.md explains what the catalogue has, and nothing else."""
+
+from __future__ import annotations
+
+import re
+
+import provisioned
+import pytest
+from provisioned import ROOT
+
+from distblock.metrics.catalogue import CATALOGUE, Metric
+
+PAGE = (ROOT / "docs" / "metrics.md").read_text()
+ROWS = {
+    row[0].strip("`"): row[1:]
+    for line in PAGE.splitlines()
+    if line.startswith("| `")
+    for row in [[cell.strip() for cell in line.strip("|").split("|")]]
+}
+
+
+@pytest.mark.parametrize("metric", CATALOGUE, ids=lambda metric: metric.name)
+def test_every_metric_is_explained(metric: Metric):
+    kind, labels, text = ROWS[metric.name]
+    assert kind == metric.kind
+    assert tuple(re.findall(r"`(\w+)`", labels)) == metric.labels[1:]
+    assert len(text) > 20
+
+
+def test_recorded_series_and_alerts_are_explained():
+    rules = {rule.get("record") or rule["alert"]: rule for rule in provisioned.rules()}
+    assert set(ROWS) == set(rules) | {metric.name for metric in CATALOGUE}
+    for name, rule in rules.items():
+        if "alert" in rule:
+            assert ROWS[name][0] == rule["labels"]["severity"]
