@@ -1,4 +1,4 @@
-"""docs/metrics.md explains what the catalogue has, and nothing else."""
+"""docs/metrics.md explains what the catalogue has, and nothing else; docs/deploying.md names what there is."""
 
 from __future__ import annotations
 
@@ -33,3 +33,15 @@ def test_recorded_series_and_alerts_are_explained():
     for name, rule in rules.items():
         if "alert" in rule:
             assert ROWS[name][0] == rule["labels"]["severity"]
+
+
+def test_what_deploying_names_is_there():
+    page = (ROOT / "docs" / "deploying.md").read_text()
+    paths = [path for path in re.findall(r"(?<![\w/])(?:deploy|cluster)/[\w./-]+\w", page) if "secrets" not in path]
+    assert len(set(paths)) > 10
+    for path in paths:
+        assert (ROOT / path).exists(), path
+    for target in re.findall(r"\]\((?!http|#)([^)#]+)\)", page):
+        assert (ROOT / "docs" / target).exists(), target
+    alerts = {rule["alert"] for rule in provisioned.rules() if "alert" in rule}
+    assert set(re.findall(r"`(Distblock\w+|Ray[A-Z]\w+Full)`", page)) <= alerts
