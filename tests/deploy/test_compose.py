@@ -15,6 +15,7 @@ from ray_commands import parsed_start
 
 from distblock.config import make_config
 from distblock.flags import read_settings
+from distblock.version import __version__
 
 FILES = ("docker-compose.yml", "deploy/docker-compose.cuda.yml")
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / FILES[0]).read_text())["services"]
@@ -51,6 +52,10 @@ def test_a_service_has_no_more_rights_than_it_needs(name: str):
     for port in service.get("ports", []):
         assert re.fullmatch(r"127\.0\.0\.1:(\d+):\1", port)
     assert re.search(r":v?\d+\.\d+\.\d+", service["image"]), "no version"
+
+
+def test_the_image_is_of_this_version():
+    assert {SERVICES[name]["image"] for name in OURS} == {f"distblock:{__version__}-${{DEVICE:-cpu}}"}
 
 
 def test_who_stays_is_watched():

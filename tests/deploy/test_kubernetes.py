@@ -17,6 +17,7 @@ from ray_commands import parsed_start
 
 from distblock.config import make_config
 from distblock.flags import read_settings
+from distblock.version import __version__
 
 KUBERNETES = ROOT / "cluster" / "kubernetes"
 OVERLAYS = {"base": "RayCluster", "gpu": "RayCluster", "cpu-job": "RayJob", "gpu-job": "RayJob"}
@@ -64,6 +65,7 @@ def test_pods_have_no_more_rights_than_they_need(overlay: str):
         assert security["runAsNonRoot"]
         assert security["runAsUser"] == 1000
         for container in template["spec"]["containers"]:
+            assert container["image"].startswith(f"registry.example/distblock:{__version__}-")
             assert container["securityContext"] == {
                 "allowPrivilegeEscalation": False,
                 "capabilities": {"drop": ["ALL"]},
@@ -100,7 +102,10 @@ def test_ray_takes_the_start_parameters(overlay: str):
         words = [
             f"--{key}" if value == "true" else f"--{key}={value}" for key, value in group["rayStartParams"].items()
         ]
-        assert parsed_start(["ray", "start", *words])["disable_usage_stats"]
+        options = parsed_start(["ray", "start", *words])
+        assert options["disable_usage_stats"]
+        [shm] = [volume for volume in group["template"]["spec"]["volumes"] if volume["name"] == "shm"]
+        assert options["object_store_memory"] < int(shm["emptyDir"]["sizeLimit"].removesuffix("Gi")) * 2**30
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -12,6 +12,8 @@ from provisioned import ROOT
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray_commands import parsed_start, words_of
 
+from distblock.version import __version__
+
 FILES = ("aws", "gcp", "on-premise")
 
 
@@ -25,6 +27,7 @@ def test_ray_takes_it(name: str):
     validate_config(prepared)
     # Nothing of Ray's defaults, which would install another Ray over the image's.
     assert prepared["setup_commands"] == prepared["initialization_commands"] == []
+    assert prepared["docker"]["image"] == f"REGISTRY/distblock:{__version__}-cuda"
     broken = content_of(name) | {"idle_timeout": 5}
     with pytest.raises(jsonschema.ValidationError):
         validate_config(prepare_config(broken))

@@ -7,7 +7,6 @@ still every expression has an answer.
 from __future__ import annotations
 
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -58,7 +57,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
                     yield server
                     assert run.poll() is None, "the run ended before its metrics had been looked at"
                 finally:
-                    run.send_signal(signal.SIGINT)
+                    run.terminate()
 
 
 def test_every_metric_is_there_with_its_help(server):
