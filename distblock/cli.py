@@ -1,6 +1,6 @@
 """The command line: one verb a function.
 
-Exit status: 0 done, 1 the run failed, 2 something that was given cannot be used, 130 interrupted.
+Exit status: 0 done, 1 the run failed, 2 something that was given cannot be used, 130 interrupted, 143 told to end.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from distblock.config import Config, make_config
-from distblock.errors import DistblockError, InputError, RunFailedError
+from distblock.errors import DistblockError, InputError, PreemptedError, RunFailedError
 from distblock.flags import read_settings
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 HELP = """usage: distblock VERB [...]
 
   train      train a network; without arguments: a small residual network on scikit-learn's digits
+  resume     go on with a run that was cut short, from its newest checkpoint
   evaluate   measure a run's stages again
   export     write a run's weights as one file
   compare    several settings under equal budgets, over seeds: what a point of accuracy costs
@@ -54,11 +55,32 @@ def train(arguments: Sequence[str]) -> None:
     if _wants_help(arguments):
         _print_train_help()
         return
+    _train(_configuration(arguments))
+
+
+def resume(arguments: Sequence[str]) -> None:
+    """``distblock resume RUN [--KEY VALUE ...]``: the run's settings, and those that may change."""
+    if _wants_help(arguments):
+        print(
+            "usage: distblock resume RUN [--KEY VALUE ...]\n\n  Goes on with a run that was cut short. Settings that do"
+            " not change what is trained may be given anew:\n  --address, --resources.*, --recovery.*, --checkpoint.*,"
+            " --metrics.*, and, where all stages train at once,\n  --model.cuts or --model.stages."
+        )
+        return
+    if not arguments or arguments[0].startswith("--"):
+        raise InputError("resume: expected a run's directory, got nothing")
+    from distblock.flags import merge, parse_flags
+
+    run, *flags = arguments
+    given = {**parse_flags(flags), "run_dir": run, "resume": True}
+    _train(make_config(merge(_directory(run).read_config().model_dump(), given)))
+
+
+def _train(config: Config) -> None:
     from distblock.report.tables import edges_table, size, stages_table
     from distblock.trainer import BlockTrainer
 
-    trainer = BlockTrainer(_configuration(arguments))
-    result = trainer.fit()
+    result = BlockTrainer(config).fit()
     summary: dict[str, Any] = result.metrics or {}
     console = _console()
     console.print(stages_table(summary))
@@ -120,7 +142,7 @@ def verify(arguments: Sequence[str]) -> None:
     if _wants_help(arguments):
         print("usage: distblock verify [--config FILE.yaml] [--KEY VALUE ...]    (the settings of distblock train)")
         return
-    from distblock.trainer import resolve
+    from distblock.preparation import resolve
     from distblock.verification import verify as findings
 
     console = _console()
@@ -161,6 +183,8 @@ def _run(words: list[str]) -> int:
         _dispatch(words[0], words[1:])
     except InputError as error:
         return _fail(error, 2)
+    except PreemptedError as error:
+        return _fail(error, 143)
     except DistblockError as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
@@ -171,7 +195,7 @@ def _run(words: list[str]) -> int:
 
 def _dispatch(verb: str, arguments: list[str]) -> None:
     typed = {"evaluate": evaluate, "export": export}
-    plain = {"train": train, "compare": compare, "tune": tune, "verify": verify, "bench": bench}
+    plain = {"train": train, "resume": resume, "compare": compare, "tune": tune, "verify": verify, "bench": bench}
     if verb in plain:
         plain[verb](arguments)
     elif verb in typed:

@@ -18,6 +18,9 @@ from distblock.errors import InputError
 FORMAT_VERSION = 1
 """Version of the files of a run directory."""
 
+SCORES = ("val_accuracy", "val_loss", "val_transport_cost", "train_accuracy", "train_loss", "train_transport_cost")
+"""Figures by which checkpoints can be told apart."""
+
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -220,12 +223,38 @@ class ChannelConfig(Section):
 class RecoveryConfig(Section):
     """What a run does about workers that die or freeze."""
 
+    scope: Literal["worker", "run"] = "worker"
+    """what a dead or frozen worker costs: worker: its own restart; run: all go back to the last checkpoint, as other
+    trainers do, to compare with"""
     max_failures: Annotated[int, Field(ge=-1)] = -1
     """failures that a run survives; -1: any number, 0: none"""
     kept_bytes: PositiveInt = 64 * 1024**2
     """bytes of a worker's inputs that are kept to be computed again; a snapshot of the worker lets go of them"""
     deadline_s: PositiveFloat = 60.0
     """seconds without a result after which a worker counts as frozen; more where its microbatches take long"""
+
+
+class CheckpointsConfig(Section):
+    """Checkpoints that outlive the run's processes."""
+
+    every_s: PositiveFloat | Literal["auto"] | None = "auto"
+    """seconds between two; auto: as often as takes under 3 % of the time; none: no checkpoints by time"""
+    every_microbatches: PositiveInt | None = None
+    """microbatches of the last stage between two, instead of or beside every_s"""
+    num_to_keep: PositiveInt | None = 2
+    """checkpoints to keep beside the final weights: the best by score, and always the newest; none: all"""
+    score: Annotated[str, Field(pattern=rf"^(stages\.\d+\.)?({'|'.join(SCORES)})$")] | None = None
+    """figure that tells the best: val_accuracy, val_loss, train_loss, ... of the best stage by validation, or one
+    stage's, such as stages.3.val_accuracy; default: the newest are the best"""
+    score_order: Literal["max", "min"] = "max"
+    """whether a large or a small figure is good"""
+    grace_s: PositiveFloat = 20.0
+    """seconds for one more checkpoint when the run is told to end (SIGTERM)"""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there are any."""
+        return self.every_s is not None or self.every_microbatches is not None
 
 
 class MetricsConfig(Section):
@@ -248,6 +277,8 @@ class Config(Section):
     """the one seed of weights, splits, order, augmentation and random layers"""
     address: str | None = None
     """address of a Ray cluster to join; default: an embedded Ray"""
+    resume: bool = False
+    """go on with the run in run_dir, if there is one and it has not ended"""
     executor: Literal["ray", "local"] = "ray"
     """ray: workers; local: the plain loop, in this process"""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -260,6 +291,7 @@ class Config(Section):
     resources: ResourcesConfig = ResourcesConfig()
     channel: ChannelConfig = ChannelConfig()
     recovery: RecoveryConfig = RecoveryConfig()
+    checkpoint: CheckpointsConfig = CheckpointsConfig()
     metrics: MetricsConfig = MetricsConfig()
 
     @model_validator(mode="after")

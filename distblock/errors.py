@@ -40,6 +40,41 @@ class StageError(DistblockError, RuntimeError):
         return f"stage {self.stage}, {self.microbatch}: {self.cause}"
 
 
+class DeviceLostError(StageError):
+    """A stage's device failed, not its code: another process, or another device, may go on. Exit status 1."""
+
+
+class InputLostError(StageError):
+    """What a stage was to work on is gone with the node that held it. Exit status 1."""
+
+
+class AttemptLostError(DistblockError, RuntimeError):
+    """The run cannot go on from where it is, but from its last checkpoint. Exit status 1.
+
+    Args:
+        kind: what happened, as a `distblock.messages.FailureKind`.
+        who: to whom.
+        cause: what was seen of it.
+    """
+
+    def __init__(self, kind: str, who: str, cause: str) -> None:
+        super().__init__(kind, who, cause)
+        self.kind = kind
+        self.who = who
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return f"{self.who}: {self.cause}"
+
+
+class PreemptedError(DistblockError, RuntimeError):
+    """The run was told to end (SIGTERM); the message says what it can go on from. Exit status 143."""
+
+
+class StorageError(DistblockError, RuntimeError):
+    """Results could not be written; the message names what is not saved, and why. Exit status 1."""
+
+
 class WorkerLostError(DistblockError, RuntimeError):
     """A worker's process ended; the message names its stages. Exit status 1."""
 

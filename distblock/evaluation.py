@@ -15,7 +15,7 @@ from distblock.errors import InputError
 from distblock.learning.blueprint import Build, Problem, draw_blueprint
 from distblock.learning.host import HostSpec
 from distblock.metrics.accounting import Account, PassSums
-from distblock.runs import RunDirectory
+from distblock.runs import RunDirectory, read_weights, read_weights_manifest
 from distblock.schedule.course import AllAtOnce
 from distblock.schedule.stream import evaluation_pass
 
@@ -43,7 +43,7 @@ def evaluate_run(
         InputError: the run, its weights or its data cannot be used.
     """
     config = _local(directory.read_config(), path)
-    manifest = directory.read_manifest()
+    manifest = read_weights_manifest(directory)
     info = DataInfo.from_json(manifest["data"])
     data = open_data(config.data, seed=config.seed, dataset=dataset, info=info)
     problem = Problem(in_channels=info.channels, image_size=info.image_size, num_classes=info.num_classes)
@@ -61,7 +61,7 @@ def evaluate_run(
     account = Account(num_stages=blueprint.num_stages)
     num_samples = data.info.num_test if part == "test" else data.info.num_validation
     items = evaluation_pass(part, num_samples, config.data.eval_microbatch)
-    local.execute(spec, data, AllAtOnce(items), account, initial=directory.read_state())
+    local.execute(spec, data, AllAtOnce(lambda _: items), account, initial=read_weights(directory))
     passes = [account.stage_pass(stage, 0, part) for stage in range(blueprint.num_stages)]
     return [sums for sums in passes if sums is not None], manifest["best_stage"]
 
@@ -83,9 +83,9 @@ def export_run(
     Raises:
         InputError: the run has no weights, or no such stage.
     """
-    manifest = directory.read_manifest()
+    manifest = read_weights_manifest(directory)
     last = manifest["best_stage"] if stage is None else stage
-    state = directory.read_state()
+    state = read_weights(directory)
     if last not in state:
         raise InputError(f"stage: expected 0 to {max(state)}, got {last}")
     tensors = {}

@@ -8,7 +8,7 @@ resident at a time.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -18,11 +18,15 @@ from torch import Tensor
 from distblock.codecs.cast import Features
 from distblock.codecs.staging import Staging
 from distblock.data.dataset import DataSet
+from distblock.errors import PreemptedError
 from distblock.learning.host import Host, HostSpec
 from distblock.messages import Arrival, Departure, Item, WorkerReport
 from distblock.metrics.observer import Recorder
-from distblock.schedule.course import Course
-from distblock.scratch.features import FeatureCache
+from distblock.schedule.course import Course, Lane
+from distblock.schedule.laps import Cell
+from distblock.schedule.position import Position
+from distblock.schedule.saving import CacheFiles, Held, NoSaver, Resumed, Saver
+from distblock.scratch.features import FeatureCache, is_whole, new_folder
 from distblock.scratch.shelf import DiskShelf
 
 NODE = "localhost"
@@ -39,6 +43,8 @@ def execute(
     observer: Recorder,
     *,
     initial: Mapping[int, Mapping[str, np.ndarray]],
+    resumed: Resumed | None = None,
+    saver: Saver | None = None,
 ) -> State:
     """Run a job in this process.
 
@@ -48,6 +54,8 @@ def execute(
         course: the streams.
         observer: is told everything as it happens.
         initial: weights to start from, by stage; empty for none.
+        resumed: what an earlier attempt has left, to go on from.
+        saver: keeps checkpoints.
 
     Returns:
         The final weights and buffers, by stage, then by name.
@@ -57,20 +65,25 @@ def execute(
         StageError: a stage failed.
     """
     with _threads(spec.config.resources.threads_per_worker):
-        loop = _Loop(spec, data, observer)
+        loop = _Loop(spec, data, observer, resumed or Resumed(), saver or NoSaver())
+        keeps_caches = False
         try:
             loop.host.load(initial)
+            loop.host.load_training_state((resumed or Resumed()).states)
+            course.miss(loop.missing(course.unread))
             observer.begin()
             while not course.is_finished:
-                for lane in course.begin():
-                    for item in lane.items:
-                        assert item is not None, "whatever a stream waits for has been told by now"
-                        loop.work(item)
-                    for cell in course.finish(lane):
-                        loop.release(cell.stage, cell.lap)
+                lanes = course.begin()
+                for index, lane in enumerate(lanes):
+                    loop.run(lane, lanes[index + 1 :], course.done)
+                    loop.release(lane, course.finish(lane))
             return loop.host.states()
+        except PreemptedError:
+            keeps_caches = True
+            raise
         finally:
-            loop.close()
+            if not keeps_caches:
+                loop.close()
 
 
 @contextmanager
@@ -86,19 +99,55 @@ def _threads(number: int) -> Iterator[None]:
 class _Loop:
     """The hosted stages, and what lies between them."""
 
-    def __init__(self, spec: HostSpec, data: DataSet, observer: Recorder) -> None:
+    def __init__(self, spec: HostSpec, data: DataSet, observer: Recorder, resumed: Resumed, saver: Saver) -> None:
         self._spec = spec
+        self._saver = saver
+        self._opened = set(resumed.caches.opened)
+        self._expected = resumed.caches.sha256
         self._data = data
         self._observer = observer
         self._staging = Staging(spec.device)
         self._cache = None
         if spec.inputs == "cache":
-            self._cache = FeatureCache(spec.config.regime.cache_dir, run=spec.run)
+            folder = resumed.caches.folder or new_folder(spec.run)
+            self._cache = FeatureCache(spec.config.regime.cache_dir, run=spec.run, folder=folder)
+            self._cache.adopt(resumed.caches.sha256)
         shelf = DiskShelf(self._cache.folder) if self._cache else None
         self.host = Host(spec, clock=time.perf_counter, shelf=shelf)
         self._idle_since_s = time.perf_counter()
 
-    def work(self, item: Item) -> None:
+    def missing(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Of cells that have left outputs, those whose files are not there."""
+        if self._cache is None:
+            return []
+        found = self._cache.sha256
+        return [cell for cell in cells if not is_whole(cell.stage, cell.lap, expected=self._expected, found=found)]
+
+    def run(self, lane: Lane, later: Sequence[Lane], done: Sequence[Cell]) -> None:
+        """One stream to its end.
+
+        Args:
+            lane: the stream.
+            later: streams that have begun and come after it.
+            done: cells that are done.
+        """
+        for item in lane.items:
+            assert item is not None, "whatever a stream waits for has been told by now"
+            self._work(item)
+            self._saver.count(1)
+            self._saver.check_preempted()
+            # In the middle of a file there can be no checkpoint.
+            if self._saver.is_due and item.purpose != "store":
+                running = {lane.cell: lane.reached(item.number + 1)}
+                running |= {other.cell: other.reached(other.start) for other in later}
+                self._saver.begin(Position(running=running, done=tuple(done)))
+                self._saver.finish([Held(fetch=self.host.training_states, caches=self._caches(), cost_s=0.0)])
+
+    def _caches(self) -> CacheFiles:
+        sha256 = {} if self._cache is None else dict(self._cache.sha256)
+        return CacheFiles(sha256=sha256, opened=frozenset(self._opened))
+
+    def _work(self, item: Item) -> None:
         """One microbatch through the stages that it is for."""
         reads = self._cache is not None and bool(item.stage)
         features, labels, arrivals = self._cached(item) if reads else self._images(item)
@@ -126,11 +175,17 @@ class _Loop:
         )
         self._idle_since_s = finished_s
 
-    def release(self, stage: int, lap: int) -> None:
-        """Nobody will ask any more for the stage as it was after the lap."""
-        self.host.release(stage, lap)
-        if self._cache is not None:
-            self._cache.release(stage, lap)
+    def release(self, lane: Lane, unread: Sequence[Cell]) -> None:
+        """A stream has ended; free what nobody will ask for any more."""
+        for cell in unread:
+            if self._cache is None:
+                self.host.release(cell.stage, cell.lap)
+            else:
+                self._cache.release(cell.stage, cell.lap)
+        last = self._spec.blueprint.num_stages - 1
+        if lane.cell is not None and lane.cell.stage == last:
+            for stage in range(last):
+                self.host.release(stage, lane.cell.lap)
 
     def close(self) -> None:
         """Free what was set aside."""
@@ -140,7 +195,7 @@ class _Loop:
     def _images(self, item: Item) -> tuple[Features, Tensor, tuple[Arrival, ...]]:
         images, labels = self._data.microbatch(item)
         departure = Departure(edge=0, payload_bytes=images.nbytes, wire_bytes=0, encode_s=0.0, put_s=0.0)
-        self._observer.record_departure(departure, NODE)
+        self._observer.record_departure(departure, NODE, item)
         features = torch.from_numpy(images).to(self.host.device)
         arrival = Arrival(edge=0, fetch_s=0.0, decode_s=0.0, exposed_s=0.0)
         return features, torch.from_numpy(labels).to(self.host.device), (arrival,)
@@ -150,7 +205,8 @@ class _Loop:
         assert item.stage is not None
         positions, labels = self._data.positions(item)
         path = self._cache.path(item.stage - 1, item.lap, item.part)
-        is_new = not self._cache.is_open(path)
+        is_new = path.name not in self._opened
+        self._opened.add(path.name)
         features, labels = self._cache.take(path, item, positions, labels, staging=self._staging)
         arrival = Arrival(edge=item.stage, fetch_s=0.0, decode_s=0.0, exposed_s=0.0)
         return features, labels, (arrival,) * (self._cache.num_batches(path) if is_new else 0)

@@ -23,7 +23,16 @@ frozen stages."""
 Role = Literal["train", "evaluate", "forward"]
 """What one stage does with a microbatch; forward: pass it on, in evaluation mode, without its classifier."""
 
-FailureKind = Literal["worker_died", "worker_froze", "data_worker_died", "data_worker_froze"]
+FailureKind = Literal[
+    "worker_died",
+    "worker_froze",
+    "worker_lost_device",
+    "data_worker_died",
+    "data_worker_froze",
+    "node_died",
+    "interrupted",
+    "checkpoint_failed",
+]
 """What a run survives."""
 
 
@@ -179,10 +188,10 @@ class Failure:
 
     Attributes:
         kind: what happened to whom.
-        who: the worker, with its stages.
-        place: the microbatch that it was at.
+        who: the worker, with its stages; the node; the run; or the storage.
+        place: the microbatch that it was at, or the checkpoint.
         cause: what was seen of it.
-        replayed: microbatches that were computed again.
+        replayed: microbatches that were computed again, where that is known.
         held_up_s: seconds from when it was noticed to the first new result of whoever took its place.
     """
 

@@ -31,8 +31,8 @@ from distblock.learning.host import HostSpec, explain
 from distblock.learning.stage import weights_sha256
 from distblock.messages import Item
 from distblock.metrics.observer import Silent
+from distblock.preparation import Prepared, make_course, make_job, prepare
 from distblock.runtime import driver
-from distblock.trainer import Prepared, make_course, make_job, prepare
 
 MICROBATCHES = 4
 """Training microbatches that every check looks at."""

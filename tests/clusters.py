@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from cluster.hosts.nodes import start_node, wait_until_ready
 
 
 @dataclass(frozen=True)
@@ -38,25 +39,12 @@ def started_cluster(folder: Path, cpus: Sequence[int], head_options: Sequence[st
             own = [f"--num-cpus={count}", f"--node-ip-address=127.0.0.{index + 1}"]
             own += head_options if index == 0 else ()
             stack.enter_context(_node([*joins, *own], environment))
+            process = start_node(subprocess.Popen, [*joins, *own], environment)
+            stack.callback(_end, process)
+            wait_until_ready(process)
         yield Cluster(address, environment)
 
 
-@contextmanager
-def _node(arguments: Sequence[str], environment: dict[str, str]) -> Iterator[None]:
-    command = [str(Path(sys.executable).parent / "ray"), "start", *arguments, "--disable-usage-stats", "--block"]
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        assert process.stdout is not None
-        output = ""
-        for line in process.stdout:
-            output += line
-            if "--block" in line:
-                break
-        else:
-            raise RuntimeError(f"ray start ended: {output}")
-        try:
-            yield
-        finally:
-            process.terminate()
-            process.stdout.read()
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    process.communicate()

@@ -27,12 +27,12 @@ from distblock.errors import RunFailedError
 from distblock.learning.stage import weights_sha256
 from distblock.messages import Failure
 from distblock.metrics.observer import Silent
+from distblock.preparation import Prepared, make_course, make_job, prepare
 from distblock.runtime import driver
 from distblock.runtime.cluster import joined
 from distblock.runtime.crew import State
 from distblock.runtime.faults import Fault
 from distblock.runtime.placement import bundles
-from distblock.trainer import Prepared, make_course, make_job, prepare
 
 REGIMES: dict[str, dict[str, Any]] = {
     "parallel": {"name": "parallel", "epochs": 3},

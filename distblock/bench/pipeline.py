@@ -26,11 +26,11 @@ from distblock.config import make_config
 from distblock.learning.host import HostSpec
 from distblock.messages import Item, WorkerReport
 from distblock.metrics.observer import Silent
+from distblock.preparation import Prepared, make_job, prepare
 from distblock.runtime import driver
 from distblock.runtime.probe import run_alone
 from distblock.schedule.course import AllAtOnce
 from distblock.schedule.stream import stream
-from distblock.trainer import Prepared, make_job, prepare
 
 WARM_UP = 8
 """First microbatches that do not count: the pipeline fills, kernels are chosen, and images are decoded."""
@@ -108,7 +108,7 @@ def measure(options: Options) -> list[Round]:
     rounds = []
     for _ in range(options.rounds):
         reports = _Reports()
-        driver.execute(job, AllAtOnce(_items(options, prepared)), reports, note=print)
+        driver.execute(job, AllAtOnce(lambda _: _items(options, prepared)), reports, note=print)
         alone = [_alone(spec, options, prepared) for spec in job.hosts]
         rounds.append(_round(reports.reports, len(job.hosts), alone))
     return rounds

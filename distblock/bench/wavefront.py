@@ -24,8 +24,8 @@ from rich.table import Table
 from distblock.config import make_config
 from distblock.messages import WorkerReport
 from distblock.metrics.observer import Silent
+from distblock.preparation import make_course, make_job, prepare
 from distblock.runtime import driver
-from distblock.trainer import make_course, make_job, prepare
 
 INPUTS = ("cache", "frozen")
 

@@ -10,7 +10,7 @@ import copy
 import resource
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -21,13 +21,16 @@ from torch import Tensor
 
 from distblock.codecs.cast import Features, num_bytes, round_trip
 from distblock.config import Config
-from distblock.errors import StageError
+from distblock.errors import DeviceLostError, StageError
 from distblock.learning.blueprint import Blueprint, Build, Problem, classifier_of, network
 from distblock.learning.initialization import initialize
 from distblock.learning.network import Block, blocks_state
 from distblock.learning.stage import Measures, Stage
 from distblock.messages import Arrival, Departure, Inputs, Item, StageReport
 from distblock.seeds import derive_seed
+
+_LAP = "lap "
+"""Before the lap's number, in names of frozen copies."""
 
 NOTHING = Measures(loss_sum=0.0, transport_cost_sum=0.0, num_correct=0, lr=None)
 """What a stage finds out that runs forward only."""
@@ -108,7 +111,9 @@ class Host:
         self.device = spec.device
         self._clock = clock
         self._shelf = shelf
-        self._keeps_laps = spec.config.regime.name == "wavefront" and spec.inputs == "frozen"
+        # On cached inputs, copies are what a lost cache is computed from again.
+        rebuilds = spec.inputs == "cache" and spec.config.checkpoint.is_on
+        self._keeps_laps = spec.config.regime.name == "wavefront" and (spec.inputs == "frozen" or rebuilds)
         self._frozen: dict[tuple[int, int], tuple[Block, ...]] = {}
         self._resident = {stage.index: stage for stage in build_stages(spec, spec.stages)}
         if shelf is not None:
@@ -138,34 +143,48 @@ class Host:
             for index in self.spec.stages
         }
 
-    def training_state(self) -> dict[str, np.ndarray]:
-        """All that another host needs to go on from here, as a copy: ``<stage>/<name>`` of each stage's training state,
-        ``<stage>@<lap>/<name>`` of frozen copies."""
-        state = {}
+    def training_state(self) -> dict[int, dict[str, np.ndarray]]:
+        """All that another host needs to go on from here, as a copy, by stage: its training state, and
+        ``lap <number>/<name>`` of frozen copies."""
+        return dict(self.training_states())
+
+    def training_states(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """The same, a stage at a time."""
+        return ((index, self._training_state(index)) for index in self.spec.stages)
+
+    def load_training_state(self, states: Mapping[int, Mapping[str, np.ndarray]]) -> None:
+        """Go on from what `training_state` gave; stages of others are passed over."""
         for index in self.spec.stages:
-            stage = self._resident.get(index)
-            tensors = stage.training_state() if stage is not None else self._shelved(index)
-            state |= {f"{index}/{name}": tensor.numpy().copy() for name, tensor in tensors.items()}
-        for (index, lap), blocks in self._frozen.items():
-            tensors = blocks_state(blocks)
-            state |= {f"{index}@{lap}/{name}": tensor.cpu().numpy().copy() for name, tensor in tensors.items()}
+            if index in states:
+                self._load_training_state(index, states[index])
+
+    def _training_state(self, index: int) -> dict[str, np.ndarray]:
+        stage = self._resident.get(index)
+        tensors = stage.training_state() if stage is not None else self._shelved(index)
+        state = {name: tensor.numpy().copy() for name, tensor in tensors.items()}
+        for (owner, lap), blocks in self._frozen.items():
+            if owner == index:
+                copies = blocks_state(blocks)
+                state |= {f"{_LAP}{lap}/{name}": tensor.cpu().numpy().copy() for name, tensor in copies.items()}
         return state
 
-    def load_training_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from what `training_state` gave."""
-        groups: dict[str, dict[str, Tensor]] = {}
+    def _load_training_state(self, index: int, state: Mapping[str, np.ndarray]) -> None:
+        stage = self.stage(index)
+        own: dict[str, Tensor] = {}
+        laps: dict[int, dict[str, Tensor]] = {}
         for key, array in state.items():
-            owner, _, name = key.partition("/")
-            groups.setdefault(owner, {})[name] = torch.from_numpy(array.copy())
-        for owner, tensors in groups.items():
-            index, _, lap = owner.partition("@")
-            if not lap:
-                self.stage(int(index)).load_training_state(tensors)
-                continue
-            blocks = copy.deepcopy(self.stage(int(index)).blocks)
+            what, _, name = key.partition("/")
+            tensor = torch.from_numpy(array.copy())
+            if what.startswith(_LAP):
+                laps.setdefault(int(what.removeprefix(_LAP)), {})[name] = tensor
+            else:
+                own[key] = tensor
+        stage.load_training_state(own)
+        for lap, tensors in laps.items():
+            blocks = copy.deepcopy(stage.blocks)
             for name, tensor in blocks_state(blocks).items():
                 tensor.copy_(tensors[name])
-            self._frozen[int(index), int(lap)] = blocks
+            self._frozen[index, lap] = blocks
 
     def _shelved(self, index: int) -> Mapping[str, Tensor]:
         assert self._shelf is not None
@@ -217,7 +236,7 @@ class Host:
             else:
                 features, measures = stage.evaluate(features, labels)
         except Exception as error:
-            raise StageError(stage.index, str(item), explain(error)) from error
+            raise stage_error(stage.index, item, error) from error
         return features, StageReport(
             stage=stage.index,
             role=role,
@@ -262,6 +281,12 @@ def build_stages(spec: HostSpec, stages: range) -> list[Stage]:
     of others are dropped."""
     blocks = network(spec.config, spec.problem, spec.build)
     return [_build_stage(spec, index, blocks) for index in stages]
+
+
+def stage_error(stage: int, item: Item, error: BaseException) -> StageError:
+    """What went wrong at a stage: its code, or its device."""
+    kind = DeviceLostError if isinstance(error, torch.AcceleratorError) else StageError
+    return kind(stage, str(item), explain(error))
 
 
 def explain(error: BaseException) -> str:

@@ -154,13 +154,15 @@ class Stage:
     def training_state(self) -> dict[str, Tensor]:
         """All that the stage needs to train on as if nothing had happened: weights and buffers, the optimizer's state,
         counters, lambda and the loss's scale; on the host."""
-        state = {f"stage.{name}": tensor for name, tensor in self.state().items()}
-        # In the middle of a batch there are gradients too.
-        for index, parameter in enumerate(self.optimizer.param_groups[0]["params"]):
+        state = {f"weight/{name}": tensor for name, tensor in self.state().items()}
+        # By name, so that it can go on in a stage that is cut elsewhere.
+        for name, parameter in self.module.named_parameters():
+            # In the middle of a batch there are gradients too.
             if parameter.grad is not None:
-                state[f"gradient.{index}"] = parameter.grad.detach().cpu()
-        for index, values in self.optimizer.state_dict()["state"].items():
-            state |= {f"optimizer.{index}.{k}": v.detach().cpu() for k, v in values.items() if isinstance(v, Tensor)}
+                state[f"gradient/{name}"] = parameter.grad.detach().cpu()
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    state[f"optimizer.{key}/{name}"] = value.detach().cpu()
         multiplier = 0.0 if self._multiplier is None else self._multiplier.value
         state["counters"] = torch.tensor([self.lap, self.updates, self._lap_updates, self._position])
         scaler = self._scaler.state_dict()
@@ -169,16 +171,17 @@ class Stage:
         return state
 
     def load_training_state(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `training_state` gave."""
-        self.load({name.removeprefix("stage."): t for name, t in state.items() if name.startswith("stage.")})
+        """Go on from what `training_state` gave; of what is missing, the stage keeps its own."""
+        self.load({key.removeprefix("weight/"): t for key, t in state.items() if key.startswith("weight/")})
+        parameters = dict(self.module.named_parameters())
+        places = {name: index for index, name in enumerate(parameters)}
         moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in state.items():
-            if name.startswith("gradient."):
-                parameter = self.optimizer.param_groups[0]["params"][int(name.removeprefix("gradient."))]
-                parameter.grad = tensor.to(self.device)
-            elif name.startswith("optimizer."):
-                _, index, key = name.split(".", 2)
-                moments.setdefault(int(index), {})[key] = tensor
+        for key, tensor in state.items():
+            what, _, name = key.partition("/")
+            if what == "gradient":
+                parameters[name].grad = tensor.to(self.device)
+            elif what.startswith("optimizer."):
+                moments.setdefault(places[name], {})[what.removeprefix("optimizer.")] = tensor
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         self.lap, self.updates, self._lap_updates, self._position = (int(value) for value in state["counters"])
         multiplier, scale, growth = state["scalars"].tolist()

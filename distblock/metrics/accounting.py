@@ -7,9 +7,11 @@ from them when it is asked for. Nothing reads a clock.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
-from distblock.messages import Departure, Failure, Part, StageReport, WorkerReport
+from distblock.messages import Departure, Failure, Item, Part, StageReport, WorkerReport
 from distblock.metrics.hops import EdgeSums, HopSums
 from distblock.metrics.staleness import Staleness, StalenessSums
 
@@ -136,6 +138,11 @@ class Account:
         self._peak_memory_bytes = [0] * num_stages
         self.failures: list[Failure] = []
 
+    @property
+    def num_stages(self) -> int:
+        """Stages of the run."""
+        return len(self._served)
+
     def begin(self) -> None:
         """Nothing is counted yet."""
 
@@ -165,7 +172,7 @@ class Account:
         """Count a microbatch that was dropped before the stage that an edge enters."""
         self._drops[edge] += 1
 
-    def record_departure(self, departure: Departure, node: str) -> None:
+    def record_departure(self, departure: Departure, node: str, item: Item | None = None) -> None:  # noqa: ARG002
         """Count the sender's side of a hop that no worker report holds: one from the data to stage 0."""
         self._hops.record_departure(departure, node)
 
@@ -177,11 +184,38 @@ class Account:
         """Note a failure that has been survived."""
         self.failures.append(failure)
 
+    def to_json(self) -> dict[str, Any]:
+        """All sums, as numbers and lists."""
+        return {
+            "passes": [[*key, _values(sums)] for key, sums in self._passes.items()],
+            "served": [_values(sums) for sums in self._served],
+            "hops": self._hops.to_json(),
+            "staleness": self._staleness.to_json(),
+            "reuses": list(self._reuses),
+            "drops": list(self._drops),
+            "peak_memory_bytes": list(self._peak_memory_bytes),
+            "failures": [asdict(failure) for failure in self.failures],
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Account:
+        """Back from there."""
+        account = cls(num_stages=len(content["served"]))
+        account._passes = {(stage, epoch, part): PassSums(**sums) for stage, epoch, part, sums in content["passes"]}
+        account._served = [ServedSums(**sums) for sums in content["served"]]
+        account._hops = HopSums.from_json(content["hops"])
+        account._staleness = Staleness.from_json(content["staleness"])
+        account._reuses = list(content["reuses"])
+        account._drops = list(content["drops"])
+        account._peak_memory_bytes = list(content["peak_memory_bytes"])
+        account.failures = [Failure(**failure) for failure in content["failures"]]
+        return account
+
     @property
     def samples_trained(self) -> int:
         """Samples that a stage has trained on, all epochs together: the mean over stages."""
-        num_stages = len(self._served)
-        return round(sum(self.stage_totals(stage).num_samples for stage in range(num_stages)) / num_stages)
+        totals = [self.stage_totals(stage).num_samples for stage in range(self.num_stages)]
+        return round(sum(totals) / self.num_stages)
 
     def stage_pass(self, stage: int, epoch: int, part: Part) -> PassSums | None:
         """A copy of the sums of a pass, finished or running; None if it has not begun."""
@@ -241,3 +275,8 @@ class Account:
             lr=train and train.lr,
             multiplier=train and train.multiplier,
         )
+
+
+def _values(sums: PassSums | ServedSums) -> dict[str, Any]:
+    """A flat record as a dictionary; `dataclasses.asdict` takes ten times as long, and a run has thousands."""
+    return {field.name: getattr(sums, field.name) for field in fields(sums)}

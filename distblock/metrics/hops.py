@@ -7,8 +7,10 @@ together say that a hop is over and what it crossed.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from typing import Any, Literal
 
 from distblock.messages import Departure, WorkerReport
 
@@ -85,6 +87,26 @@ class HopMatcher:
         self._departed[edge].append((wire_bytes, node))
         return None
 
+    def to_json(self) -> dict[str, Any]:
+        """What waits for its other side: runs of equal ones."""
+        departed = [
+            [edge, *each, len(list(run))] for edge, sides in self._departed.items() for each, run in groupby(sides)
+        ]
+        arrived = [
+            [edge, node, len(list(run))] for edge, sides in self._arrived.items() for node, run in groupby(sides)
+        ]
+        return {"departed": departed, "arrived": arrived}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> HopMatcher:
+        """Back from there."""
+        matcher = cls()
+        for edge, wire_bytes, node, count in content["departed"]:
+            matcher._departed[edge].extend([(wire_bytes, node)] * count)
+        for edge, node, count in content["arrived"]:
+            matcher._arrived[edge].extend([node] * count)
+        return matcher
+
     def arrive(self, edge: int, *, node: str) -> HopPath | None:
         """The receiver's side; the path, if that completes a hop."""
         if self._departed[edge]:
@@ -130,6 +152,18 @@ class HopSums:
     def record_backpressure(self, edge: int, seconds: float) -> None:
         """Count seconds in which the sender of an edge stood idle for want of a credit."""
         self._edges[edge].backpressure_s += seconds
+
+    def to_json(self) -> dict[str, Any]:
+        """All sums, as numbers and lists."""
+        return {"edges": [asdict(sums) for sums in self._edges], "matcher": self._matcher.to_json()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> HopSums:
+        """Back from there."""
+        sums = cls(len(content["edges"]))
+        sums._edges = [EdgeSums(**edge) for edge in content["edges"]]
+        sums._matcher = HopMatcher.from_json(content["matcher"])
+        return sums
 
     def copy(self) -> list[EdgeSums]:
         """A copy of the sums of each edge, the edge from the data first."""

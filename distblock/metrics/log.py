@@ -60,15 +60,24 @@ class HopsLog:
 
     Args:
         interval_s: seconds that a row covers.
+        before: rows of the run so far, where it goes on.
+        account: the sums that they add up to.
     """
 
-    def __init__(self, *, interval_s: float) -> None:
+    def __init__(self, *, interval_s: float, before: pa.Table | None = None, account: Account | None = None) -> None:
         self._interval_s = interval_s
         self._interval = 0
-        self._logged: list[EdgeSums] = []
+        self._logged: list[EdgeSums] = [] if account is None else account.edges()
         self._rows: list[_Row] = []
         # A long run has millions of rows, and as Python objects they weigh ten times what they do as columns.
-        self._batches: list[pa.RecordBatch] = []
+        self._batches: list[pa.RecordBatch] = [] if before is None else before.cast(HOPS_SCHEMA).to_batches()
+
+    def fork(self) -> HopsLog:
+        """A copy as it stands, which goes on by itself."""
+        other = HopsLog(interval_s=self._interval_s)
+        other._interval, other._logged = self._interval, self._logged
+        other._rows, other._batches = list(self._rows), list(self._batches)
+        return other
 
     def advance(self, elapsed_s: float, account: Account) -> None:
         """Tell the time, before each record that the account gets.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from distblock.messages import Departure, Failure, WorkerReport
+from distblock.messages import Departure, Failure, Item, WorkerReport
 
 
 class Recorder(Protocol):
@@ -18,7 +18,7 @@ class Recorder(Protocol):
         """A worker is done with a microbatch."""
         ...
 
-    def record_departure(self, departure: Departure, node: str) -> None:
+    def record_departure(self, departure: Departure, node: str, item: Item) -> None:
         """A microbatch of data is ready; ``node`` is the host it lies on."""
         ...
 
@@ -52,7 +52,7 @@ class Silent:
     def record(self, report: WorkerReport) -> None:
         """Nothing is kept."""
 
-    def record_departure(self, departure: Departure, node: str) -> None:
+    def record_departure(self, departure: Departure, node: str, item: Item) -> None:
         """Nothing is kept."""
 
     def record_backpressure(self, edge: int, seconds: float) -> None:

@@ -6,7 +6,9 @@ Both sides tell how far they are in their own reports, and nothing further has t
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from distblock.messages import WorkerReport
 
@@ -60,6 +62,18 @@ class Staleness:
             if len(made_at) > REMEMBERED:
                 made_at.popitem(last=False)
             self._updates[stage.stage] = max(self._updates[stage.stage], stage.updates)
+
+    def to_json(self) -> dict[str, Any]:
+        """All sums; activations that are on their way are not among them, since they will be made again."""
+        return {"edges": [asdict(sums) for sums in self.edges], "updates": list(self._updates)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Staleness:
+        """Back from there."""
+        staleness = cls(len(content["updates"]))
+        staleness.edges = [StalenessSums(**edge) for edge in content["edges"]]
+        staleness._updates = list(content["updates"])
+        return staleness
 
     def _use(self, stage: int, number: int) -> None:
         if stage == 0 or number not in self._made_at[stage - 1]:

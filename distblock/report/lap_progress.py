@@ -9,7 +9,7 @@ from rich import progress as bars
 from rich.console import Console
 
 from distblock.messages import WorkerReport
-from distblock.metrics.accounting import StageRow
+from distblock.metrics.accounting import Account, StageRow
 
 
 class LapProgress:
@@ -37,6 +37,7 @@ class LapProgress:
         self._lap_epochs = lap_epochs
         self._clock = clock
         self._samples = 0
+        self._before = 0
         self._begun_s: float | None = None
         shows_bar = console.is_terminal and not console.is_dumb_terminal
         self._bar = bars.Progress(
@@ -58,6 +59,12 @@ class LapProgress:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+    def go_on(self, account: Account) -> None:
+        """The run goes on from these sums."""
+        self._samples = sum(row.num_samples for row in account.rows())
+        self._begun_s = None
+        self._before = self._samples
 
     def record(self, report: WorkerReport) -> None:
         """Count a worker's report."""
@@ -95,4 +102,4 @@ class LapProgress:
 
     def _rate(self) -> str:
         seconds = 0.0 if self._begun_s is None else self._clock() - self._begun_s
-        return f"   {self._samples / seconds:,.0f} samples/s" if seconds > 0 else ""
+        return f"   {(self._samples - self._before) / seconds:,.0f} samples/s" if seconds > 0 else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import pyarrow as pa
@@ -11,17 +12,34 @@ from rich.console import Console
 
 from distblock.config import Config
 from distblock.learning.blueprint import Blueprint
-from distblock.messages import Departure, Failure, WorkerReport
+from distblock.messages import Departure, Failure, Item, WorkerReport
 from distblock.metrics.accounting import Account
 from distblock.metrics.exporter import Exporter
 from distblock.metrics.log import HopsLog, metrics_table
+from distblock.metrics.settling import Settling
 from distblock.report.lap_progress import LapProgress
 from distblock.report.progress import Progress
+from distblock.schedule.position import Position
 from distblock.schedule.stopping import Patience
 from distblock.schedule.stream import StreamPlan
 
 OnEvaluation = Callable[[int, float], None]
 """Called with a stage and its validation accuracy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fork:
+    """What has been recorded up to a position.
+
+    Attributes:
+        account: sums of what lies within it.
+        hops: the log up to there.
+        elapsed_s: seconds of the run.
+    """
+
+    account: Account
+    hops: HopsLog
+    elapsed_s: float
 
 
 class Monitor:
@@ -61,8 +79,14 @@ class Monitor:
         self._num_validation = plan.num_validation
         self._last_stage = blueprint.num_stages - 1
         self._begun_s: float | None = None
+        self._before_s = 0.0
         self.wall_s = 0.0
-        self._hops = HopsLog(interval_s=config.metrics.interval_s)
+        self._interval_s = config.metrics.interval_s
+        self._hops = HopsLog(interval_s=self._interval_s)
+        self._drops = config.regime.name == "asynchronous"
+        self._settling = Settling(Account(num_stages=blueprint.num_stages), drops=self._drops)
+        self._forked: tuple[HopsLog, float] | None = None
+        self._recovering: tuple[Failure, float] | None = None
         self._progress = _progress(config, blueprint, plan, console)
         self._exporter = None
         if config.metrics.port is not None:
@@ -76,9 +100,48 @@ class Monitor:
         self._begun_s = time.monotonic()
 
     @property
+    def has_begun(self) -> bool:
+        """Whether the workers are ready."""
+        return self._begun_s is not None
+
+    @property
     def elapsed_s(self) -> float:
-        """Seconds since the beginning; 0 before it."""
-        return 0.0 if self._begun_s is None else time.monotonic() - self._begun_s
+        """Seconds that the run has taken, earlier attempts included; 0 before its beginning."""
+        return self._before_s + (0.0 if self._begun_s is None else time.monotonic() - self._begun_s)
+
+    def restore(self, account: Account, hops: pa.Table, *, elapsed_s: float) -> None:
+        """Go on from what had been recorded at a checkpoint.
+
+        Args:
+            account: the sums.
+            hops: rows of hops.parquet.
+            elapsed_s: seconds that the run had taken.
+        """
+        self.account = account
+        self._hops = HopsLog(interval_s=self._interval_s, before=hops, account=account)
+        self._settling = Settling(Account.from_json(account.to_json()), drops=self._drops)
+        self._before_s, self._begun_s, self._forked = elapsed_s, None, None
+        self.wall_s = elapsed_s
+        self._progress.go_on(account)
+        for row in account.rows():
+            sums = account.stage_pass(row.stage, row.epoch, "validation")
+            if sums is not None and sums.num_samples >= self._num_validation:
+                self._patience.tell(row.stage, row.lap, row.epoch, sums.accuracy)
+
+    def fork(self, position: Position) -> None:
+        """From now on, what lies within a position is recorded apart, too."""
+        self._settling.fork(position.includes)
+        self._forked = self._hops.fork(), self.elapsed_s
+
+    def take_fork(self) -> Fork:
+        """What lies within it, now that all of it has been recorded."""
+        assert self._forked is not None
+        (hops, elapsed_s), self._forked = self._forked, None
+        return Fork(account=self._settling.take_fork(), hops=hops, elapsed_s=elapsed_s)
+
+    def expect_recovery(self, failure: Failure) -> None:
+        """A failure will have been survived when the next microbatch is recorded; time counts from now."""
+        self._recovering = failure, time.monotonic()
 
     def __enter__(self) -> Monitor:
         self._progress.__enter__()
@@ -93,8 +156,13 @@ class Monitor:
 
     def record(self, report: WorkerReport) -> None:
         """A worker is done with a microbatch."""
-        self._hops.advance(self.elapsed_s, self.account)
+        self._hops.advance(self.elapsed_s, self._settling.account)
         self.account.record(report)
+        self._settling.record(report)
+        if self._recovering is not None:
+            failure, since_s = self._recovering
+            self._recovering = None
+            self.record_failure(replace(failure, held_up_s=time.monotonic() - since_s))
         self.wall_s = self.elapsed_s
         if self._exporter is not None:
             self._exporter.record(report)
@@ -119,23 +187,26 @@ class Monitor:
                 rows = [row for row in self.account.rows() if row.epoch == item.epoch]
                 self._progress.epoch_done(item.epoch, [row for row in rows if item.stage in (None, row.stage)])
 
-    def record_departure(self, departure: Departure, node: str) -> None:
+    def record_departure(self, departure: Departure, node: str, item: Item) -> None:
         """A microbatch of data is ready."""
-        self._hops.advance(self.elapsed_s, self.account)
+        self._hops.advance(self.elapsed_s, self._settling.account)
         self.account.record_departure(departure, node)
+        self._settling.record_departure(departure, node, item)
         if self._exporter is not None:
             self._exporter.record_departure(departure, node)
 
     def record_backpressure(self, edge: int, seconds: float) -> None:
         """A sender stood idle for want of a credit."""
-        self._hops.advance(self.elapsed_s, self.account)
-        self.account.record_backpressure(edge, seconds)
+        self._hops.advance(self.elapsed_s, self._settling.account)
+        for account in (self.account, self._settling.account):
+            account.record_backpressure(edge, seconds)
         if self._exporter is not None:
             self._exporter.record_backpressure(edge, seconds)
 
     def record_drop(self, edge: int) -> None:
         """A microbatch was dropped, since its receiver was too slow."""
-        self.account.record_drop(edge)
+        for account in (self.account, self._settling.account):
+            account.record_drop(edge)
         if self._exporter is not None:
             self._exporter.record_drop(edge)
 
@@ -146,9 +217,14 @@ class Monitor:
 
     def record_failure(self, failure: Failure) -> None:
         """A failure has been survived."""
-        self.account.record_failure(failure)
+        self.keep_failure(failure)
         if self._exporter is not None:
             self._exporter.record_failure(failure)
+
+    def keep_failure(self, failure: Failure) -> None:
+        """A failure that had been survived before the run went back."""
+        for account in (self.account, self._settling.account):
+            account.record_failure(failure)
 
     def note(self, text: str) -> None:
         """A word to whoever watches."""
@@ -160,7 +236,7 @@ class Monitor:
 
     def hops_table(self) -> pa.Table:
         """A row per edge and reporting interval."""
-        return self._hops.table(self.account)
+        return self._hops.table(self._settling.account)
 
 
 def _progress(config: Config, blueprint: Blueprint, plan: StreamPlan, console: Console) -> Progress | LapProgress:

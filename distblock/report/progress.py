@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.table import Table
 
 from distblock.messages import WorkerReport
-from distblock.metrics.accounting import PassSums, StageRow
+from distblock.metrics.accounting import Account, PassSums, StageRow
 from distblock.report.tables import MISSING, decimal, percent
 
 LOG_INTERVAL_S = 10.0
@@ -82,6 +82,12 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._live:
             self._live.stop()
+
+    def go_on(self, account: Account) -> None:
+        """The run goes on from these sums."""
+        last = len(self._passes) - 1
+        self._samples = sum(row.num_samples for row in account.rows() if row.stage == last)
+        self._mark = None
 
     def record(self, report: WorkerReport) -> None:
         """Count a worker's report; without a terminal, sometimes print a line."""

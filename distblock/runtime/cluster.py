@@ -35,8 +35,13 @@ def check_machine(config: Config, needed: Sequence[Resources]) -> None:
 
 
 @contextmanager
-def joined(config: Config, needed: Sequence[Resources]) -> Iterator[None]:
+def joined(config: Config, needed: Sequence[Resources], *, may_wait: bool = False) -> Iterator[None]:
     """Connected to ``config.address``, to the Ray that this process already uses, or to an embedded one.
+
+    Args:
+        config: the run's settings.
+        needed: the bundles.
+        may_wait: the cluster has held them before, and may be short of a node now.
 
     Raises:
         InputError: there is no cluster at the address, or it can never hold the bundles.
@@ -46,7 +51,8 @@ def joined(config: Config, needed: Sequence[Resources]) -> Iterator[None]:
         _connect(config, needed)
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        check_feasible(needed, nodes, strategy=config.resources.strategy)
+        if not may_wait:
+            check_feasible(needed, nodes, strategy=config.resources.strategy)
         yield
     finally:
         if ours:
@@ -60,7 +66,8 @@ def placed(needed: Sequence[Resources], *, strategy: str, note: Callable[[str], 
     try:
         while not group.wait(PATIENCE_S):
             free = {name: amount for name, amount in ray.available_resources().items() if name in ("CPU", "GPU")}
-            note(f"waiting for {len(needed)} bundles {needed[0]}; free now: {free}")
+            nodes = sum(node["Alive"] for node in ray.nodes())
+            note(f"waiting for {len(needed)} bundles {needed[0]}; free now: {free} on {nodes} nodes")
         yield group
     finally:
         remove_placement_group(group)

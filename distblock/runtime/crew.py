@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import queue
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,18 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from distblock.config import Config
 from distblock.data.dataset import DataInfo
-from distblock.errors import DistblockError, WorkerLostError
+from distblock.errors import AttemptLostError, DistblockError, PreemptedError, WorkerLostError
 from distblock.learning.host import HostSpec
 from distblock.runtime.caches import CacheSource
 from distblock.runtime.faults import Fault
 from distblock.runtime.feeder import DataWorker
+from distblock.runtime.nodes import Nodes
 from distblock.runtime.seats import Actor, DataSeat, Event, StageSeat, planned
-from distblock.runtime.worker import Beginning, StageWorker
+from distblock.runtime.worker import Beginning, Ready, StageWorker, WorkerState
 from distblock.schedule.failure import Deadline
+from distblock.schedule.laps import Cell
+from distblock.schedule.saving import Resumed
+from distblock.scratch.features import is_whole, new_folder
 
 KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
@@ -53,6 +57,8 @@ class Job:
         info: what is known of the data.
         dataset: the user's own data, where it was given in Python.
         initial: weights to start from, by stage; empty for none.
+        resumed: what an earlier attempt has left, to go on from.
+        keeps_caches: whether caches are left where they lie if the run is cut short.
         faults: workers that die or freeze on purpose, in tests.
     """
 
@@ -60,6 +66,8 @@ class Job:
     info: DataInfo
     dataset: Callable[..., Any] | None
     initial: State
+    resumed: Resumed = field(default_factory=Resumed)
+    keeps_caches: bool = False
     faults: tuple[Fault, ...] = ()
 
 
@@ -73,12 +81,15 @@ class Crew:
     Attributes:
         workers, feeders: the seats.
         events: the ends of their calls.
+        nodes: the cluster's nodes.
     """
 
     def __init__(self, job: Job, group: PlacementGroup) -> None:
         self._job = job
         self._group = group
-        self._nodes: list[str] = []
+        self.nodes = Nodes()
+        caches = job.resumed.caches
+        self._caches = replace(caches, folder=caches.folder or new_folder(job.hosts[0].run))
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.workers = [self._worker(index) for index in range(len(job.hosts))]
         self.feeders = [self._feeder(len(job.hosts) + index) for index in range(job.hosts[0].config.data.workers)]
@@ -89,35 +100,54 @@ class Crew:
         Raises:
             DistblockError: one cannot be built.
             WorkerLostError: a process ended.
+            AttemptLostError: a process ended with its node.
         """
-        self._nodes = [self._ready(seat) for seat in (*self.workers, *self.feeders)]
-        if self._job.hosts[0].inputs == "cache":
-            folders = ray.get([seat.actor.cache_folder.remote() for seat in self.workers])
-            for seat, folder in zip(self.workers, folders, strict=True):
-                seat.beginning = replace(seat.beginning, folder=folder)
+        for seat in (*self.workers, *self.feeders):
+            seat.where = self._ready(seat)
+
+    def missing(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Of cells that have left outputs, those whose files are not all with the workers that stored them."""
+        return [cell for cell in cells if self._job.hosts[0].inputs == "cache" and not self._has(cell)]
 
     def source(self, index: int) -> CacheSource:
         """Where a worker's caches lie."""
         seat = self.workers[index]
-        assert seat.beginning.folder is not None
-        return CacheSource(node=self._nodes[index], folder=seat.beginning.folder, worker=seat.actor)
+        assert seat.where is not None
+        assert seat.where.folder is not None
+        return CacheSource(node=seat.where.node, folder=seat.where.folder, worker=seat.actor)
 
-    def close(self) -> None:
-        """End all processes; files outlive a process that is killed, so they are freed before or after."""
-        folders = [seat.beginning.folder for seat in self.workers if seat.beginning.folder is not None]
-        if folders:
+    def close(self, *, keeps_caches: bool = False) -> None:
+        """End all processes; files outlive a process that is killed, so they are freed before or after.
+
+        Args:
+            keeps_caches: leave them for whoever goes on with the run.
+        """
+        folders = {seat.where.folder: seat.where.node for seat in self.workers if seat.where and seat.where.folder}
+        if folders and not keeps_caches:
             closing = [seat.actor.close.remote() for seat in self.workers]
             ray.wait(closing, num_returns=len(closing), timeout=CLOSE_S)
         for seat in (*self.workers, *self.feeders):
-            ray.kill(seat.actor)
-        for folder, node in zip(folders, self._nodes, strict=False):
-            if node == ray.util.get_node_ip_address():
+            seat.end()
+        for folder, node in folders.items():
+            if node == ray.util.get_node_ip_address() and not keeps_caches:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def _has(self, cell: Cell) -> bool:
+        seat = next(seat for seat in self.workers if cell.stage in self._job.hosts[seat.index].stages)
+        assert seat.where is not None
+        return is_whole(cell.stage, cell.lap, expected=self._caches.sha256, found=seat.where.whole)
 
     def _worker(self, index: int) -> StageSeat:
         spec, job = self._job.hosts[index], self._job
         recovery = spec.config.recovery
+        beginning = Beginning(faults=planned(job.faults, index), caches=self._caches)
         own = {stage: job.initial[stage] for stage in spec.stages if stage in job.initial}
+        if own:
+            beginning = replace(beginning, initial=(ray.put(own),))
+        state = {stage: dict(job.resumed.states[stage]) for stage in spec.stages if stage in job.resumed.states}
+        if state:
+            resumed = WorkerState(arrays=state, opened=self._caches.opened)
+            beginning = replace(beginning, state=(ray.put(resumed),))
         return StageSeat(
             index,
             kept_bytes=recovery.kept_bytes,
@@ -127,7 +157,7 @@ class Crew:
             events=self.events,
             deadline=Deadline(recovery.deadline_s),
             window=_num_threads(spec.config) - 1,
-            beginning=Beginning(initial=(ray.put(own),) if own else (), faults=planned(job.faults, index)),
+            beginning=beginning,
         )
 
     def _feeder(self, index: int) -> DataSeat:
@@ -148,12 +178,15 @@ class Crew:
             beginning=Beginning(faults=planned(job.faults, index)),
         )
 
-    def _ready(self, seat: StageSeat | DataSeat) -> str:
+    def _ready(self, seat: StageSeat | DataSeat) -> Ready:
         try:
             return ray.get(seat.actor.ready.remote())
         except RayTaskError as error:
             raise cause(error) from None
         except RayActorError as error:
+            for address in self.nodes.lost().values():
+                who = f"node {address} with {seat.name}"
+                raise AttemptLostError("node_died", who, in_one_line(error)) from None
             raise WorkerLostError(f"{seat.name}: its process ended: {in_one_line(error)}") from None
 
 
@@ -161,11 +194,15 @@ class Crew:
 def crew(job: Job, group: PlacementGroup) -> Iterator[Crew]:
     """A crew that is ready; none of its processes is left when the block ends."""
     people = Crew(job, group)
+    keeps_caches = False
     try:
         people.await_ready()
         yield people
+    except (AttemptLostError, PreemptedError):
+        keeps_caches = job.keeps_caches
+        raise
     finally:
-        people.close()
+        people.close(keeps_caches=keeps_caches)
 
 
 def start_worker(

@@ -3,34 +3,52 @@
 It is a loop around a `Course` and a `Dispatcher` for each stream under way: a call ends, they say who may begin what,
 and each leave becomes one call of a worker, which takes a reference in and gives two back, the output's and the
 report's. Only the report is read. A worker that dies or freezes is replaced; what it had is computed again, and nobody
-else notices more than a delay.
+else notices more than a delay. A node that dies ends the attempt: what it held is gone, and the run goes back to its
+last checkpoint.
 """
 
 from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 
-from ray import ObjectRef
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import (
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 
-from distblock.errors import WorkerLostError
+from distblock.errors import AttemptLostError, DeviceLostError, InputLostError, WorkerLostError
 from distblock.messages import Failure, FailureKind, Item
 from distblock.metrics.observer import Observer
 from distblock.runtime.cluster import check_machine, joined, placed
 from distblock.runtime.crew import Crew, Job, State, cause, crew, in_one_line
+from distblock.runtime.cuts import Cuts
+from distblock.runtime.lanes import Lane
 from distblock.runtime.placement import Resources, bundles
-from distblock.runtime.seats import Call, Collect, DataSeat, Event, Hop, Release, Seat
-from distblock.schedule.course import Course, Lane
+from distblock.runtime.seats import Call, Collect, DataSeat, Event, Hop, Release, Seat, Snapshot, StageSeat
+from distblock.schedule.course import Course
+from distblock.schedule.course import Lane as Stream
 from distblock.schedule.credits import Credits, Limit
-from distblock.schedule.dispatch import Dispatch, Dispatcher
+from distblock.schedule.dispatch import Dispatch
 from distblock.schedule.failure import Failures
 from distblock.schedule.laps import Cell
+from distblock.schedule.saving import NoSaver, Saver
 
 __all__ = ["Job", "State", "check", "execute"]
+
+LOST_WITH_A_NODE = (InputLostError, ObjectLostError, NodeDiedError)
+"""A call's end where something that it needed, or its result, has gone with a node."""
+
+PROCESS_ENDED = (RayActorError, WorkerCrashedError, OutOfMemoryError, LocalRayletDiedError)
+"""A call's end with its process."""
 
 WATCH_S = 0.5
 """Seconds between two looks at workers that say nothing."""
@@ -45,7 +63,15 @@ def check(job: Job) -> None:
     check_machine(job.hosts[0].config, _bundles(job))
 
 
-def execute(job: Job, course: Course, observer: Observer, *, note: Callable[[str], None]) -> State:
+def execute(
+    job: Job,
+    course: Course,
+    observer: Observer,
+    *,
+    note: Callable[[str], None],
+    saver: Saver | None = None,
+    failures: Failures | None = None,
+) -> State:
     """Run a job on a cluster.
 
     Args:
@@ -53,6 +79,9 @@ def execute(job: Job, course: Course, observer: Observer, *, note: Callable[[str
         course: the streams.
         observer: is told everything as it happens.
         note: is told in words what the run waits for, and what it survives.
+        saver: keeps checkpoints.
+        failures: counts what is survived, over attempts; where there were some, the cluster may be short of nodes, and
+            is waited for.
 
     Returns:
         The final weights and buffers.
@@ -62,55 +91,50 @@ def execute(job: Job, course: Course, observer: Observer, *, note: Callable[[str
         DataError: a sample cannot be read.
         StageError: a stage failed.
         WorkerLostError: workers' processes ended more often than the run is to survive.
+        AttemptLostError: a node ended, and with it what its workers held; the run can go on from a checkpoint.
+        PreemptedError: the run was told to end.
     """
     config = job.hosts[0].config
+    failures = failures or Failures(config.recovery.max_failures)
     with ExitStack() as stack:
-        stack.enter_context(joined(config, _bundles(job)))
+        stack.enter_context(joined(config, _bundles(job), may_wait=failures.count > 0))
         group = stack.enter_context(placed(_bundles(job), strategy=config.resources.strategy, note=note))
         people = stack.enter_context(crew(job, group))
-        return _Run(job, people, course, observer, note).loop()
+        course.miss(people.missing(course.unread))
+        return _Run(job, people, course, observer, note, saver or NoSaver(), failures).loop()
 
 
 def _bundles(job: Job) -> list[Resources]:
     return bundles(job.hosts[0].config, num_workers=len(job.hosts))
 
 
-class _Lane:
-    """A stream under way: the workers it passes, and the outputs that wait for the next one.
-
-    Attributes:
-        workers: index of each worker it passes, in order.
-        source: the worker whose cache its microbatches come from; None: they are data.
-        payloads: by the place that made them and the microbatch's number.
-    """
-
-    def __init__(self, lane: Lane, dispatcher: Dispatcher, workers: Sequence[int], source: int | None) -> None:
-        self.lane = lane
-        self.dispatcher = dispatcher
-        self.workers = workers
-        self.source = source
-        self.payloads: dict[tuple[int, int], ObjectRef] = {}
-
-    def edge(self, place: int) -> int | None:
-        """The worker that an edge leads to, by the place before it; None where samples come from a cache."""
-        return None if self.source is not None else self.workers[place]
-
-
 class _Run:
     """The loop's state: the lanes under way, and what nobody has freed yet."""
 
-    def __init__(self, job: Job, people: Crew, course: Course, observer: Observer, note: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        job: Job,
+        people: Crew,
+        course: Course,
+        observer: Observer,
+        note: Callable[[str], None],
+        saver: Saver,
+        failures: Failures,
+    ) -> None:
         self._job = job
         self._crew = people
         self._course = course
         self._observer = observer
         self._note = note
-        self._lanes: list[_Lane] = []
+        self._saver = saver
+        self._cuts = Cuts(saver, people.workers)
+        self._nodes = people.nodes
+        self._lanes: list[Lane] = []
         self._limits = self._edge_limits()
         self._edges = [Credits(limit) for limit in self._limits]
         self._caches = job.hosts[0].inputs == "cache"
         self._unread: list[Cell] = []
-        self._failures = Failures(job.hosts[0].config.recovery.max_failures)
+        self._failures = failures
         self._watched_s = time.monotonic()
         self._state: State = {}
 
@@ -121,6 +145,8 @@ class _Run:
         while not self._course.is_finished:
             self._handle_next()
             self._begin()
+            self._saver.check_preempted()
+            self._cuts.look(self._lanes, self._course.done)
         for seat in self._crew.workers:
             seat.take(Collect())
         while any(seat.ledger.oldest_unfinished for seat in self._crew.workers):
@@ -147,7 +173,7 @@ class _Run:
         # Lanes share edges: none is always the first to be asked.
         self._lanes = self._lanes[1:] + self._lanes[:1]
 
-    def _lane(self, lane: Lane) -> _Lane:
+    def _lane(self, lane: Stream) -> Lane:
         last = len(self._job.hosts) - 1 if lane.cell is None else self._host_of(lane.cell.stage)
         source, workers, edges = None, range(last + 1), self._edges[: last + 1]
         if lane.cell is not None and lane.cell.stage > 0 and self._caches:
@@ -161,17 +187,26 @@ class _Run:
             return item.num_samples * self._job.hosts[0].blueprint.sample_bytes[entered[edge]]
 
         drops = self._job.hosts[0].config.regime.name == "asynchronous"
-        return _Lane(lane, Dispatcher(lane.items, edges=edges, size=size, drops=drops), workers, source)
+        return Lane(
+            lane,
+            workers=workers,
+            source=source,
+            edges=edges,
+            size=size,
+            drops=drops,
+            may_store=lambda: self._cuts.may_store,
+        )
 
     def _host_of(self, stage: int) -> int:
         return next(index for index, spec in enumerate(self._job.hosts) if stage in spec.stages)
 
-    def _end(self, lane: _Lane) -> None:
+    def _end(self, lane: Lane) -> None:
         self._lanes.remove(lane)
         if self._caches:
             # What it has read can be freed as soon as nobody would have to read it again.
             for worker in lane.workers:
                 self._crew.workers[worker].take_snapshot()
+            self._release_copies(lane)
         self._unread += self._course.finish(lane.lane)
         self._release_unread()
 
@@ -180,22 +215,32 @@ class _Run:
             if any(_reads(entry.call, cell) for seat in self._crew.workers for entry in seat.ledger.entries):
                 continue
             self._unread.remove(cell)
-            for host in {self._host_of(cell.stage), self._host_of(cell.stage + 1)}:
-                self._crew.workers[host].take(Release(cell))
+            readers = {self._host_of(cell.stage + 1)} if self._caches else set()
+            for host in {self._host_of(cell.stage)} | readers:
+                self._crew.workers[host].take(Release(cell, "cache" if self._caches else "frozen"))
 
-    def _begin_in(self, lane: _Lane) -> None:
+    def _release_copies(self, lane: Lane) -> None:
+        """With a lap's last stage, nobody will have to compute the lap's outputs again."""
+        last = self._job.hosts[-1].stages.stop - 1
+        if lane.cell is not None and lane.cell.stage == last:
+            for stage in range(last):
+                cell = Cell(lap=lane.cell.lap, stage=stage)
+                self._crew.workers[self._host_of(stage)].take(Release(cell, "frozen"))
+
+    def _begin_in(self, lane: Lane) -> None:
         for dispatch in lane.dispatcher.begin(time.monotonic()):
             self._submit(lane, dispatch)
             if dispatch.place < len(lane.workers):
                 self._tell_edge(lane, dispatch.place, dispatch.backpressure_s)
 
-    def _submit(self, lane: _Lane, dispatch: Dispatch) -> None:
+    def _submit(self, lane: Lane, dispatch: Dispatch) -> None:
         place, item = dispatch.place, dispatch.item
         if place == 0:
             feeder = self._crew.feeders[item.number % len(self._crew.feeders)]
             feeder.take(Hop(lane, place, item, None, lane.source))
             return
         worker = lane.workers[place - 1]
+        self._cuts.before(lane, worker, item)
         entering = lane.payloads.pop((place - 1, item.number))
         size = 0
         if lane.source is None:
@@ -224,7 +269,12 @@ class _Run:
                 self._finish_hop(event, event.call)
             case Collect():
                 self._state |= event.report
-            case _:
+            case Snapshot():
+                assert isinstance(event.seat, StageSeat)
+                assert event.value is not None
+                self._cuts.take(event.seat, event.turn, event.value, event.report)
+                self._release_unread()
+            case Release():
                 self._release_unread()
 
     def _finish_hop(self, event: Event, hop: Hop) -> None:
@@ -233,7 +283,9 @@ class _Run:
             self._observer.record(event.report)
         elif event.report is not None:
             departure, node = event.report
-            self._observer.record_departure(departure, node)
+            self._observer.record_departure(departure, node, item)
+        if place == len(lane.workers):
+            self._saver.count(1)
         if place < len(lane.workers):
             assert event.value is not None
             lane.payloads[place, item.number] = event.value
@@ -245,10 +297,10 @@ class _Run:
         if place > 0:
             self._tell_edge(lane, place - 1, 0.0)
 
-    def _stage_after(self, lane: _Lane, place: int) -> int:
+    def _stage_after(self, lane: Lane, place: int) -> int:
         return self._job.hosts[lane.workers[place]].stages.start
 
-    def _tell_edge(self, lane: _Lane, place: int, backpressure_s: float) -> None:
+    def _tell_edge(self, lane: Lane, place: int, backpressure_s: float) -> None:
         worker = lane.edge(place)
         if worker is None:
             return
@@ -258,40 +310,60 @@ class _Run:
             self._observer.record_backpressure(stage, backpressure_s)
 
     def _watch(self) -> None:
-        """See who has been silent for too long."""
+        """See who has been silent for too long, and which nodes have gone."""
         self._watched_s = now_s = time.monotonic()
+        self._check_nodes("it has left the cluster")
         for seat in (*self._crew.workers, *self._crew.feeders):
             overdue_s = seat.deadline.overdue_s(now_s)
             if overdue_s is not None:
                 self._replace(seat, "froze", f"no result for {overdue_s:.0f} s")
 
     def _fail(self, seat: Seat, failure: BaseException) -> None:
-        if isinstance(failure, RayTaskError):
-            raise cause(failure)
-        if not isinstance(failure, RayActorError):
-            raise failure
-        self._replace(seat, "died", f"its process ended: {in_one_line(failure)}")
+        error = cause(failure) if isinstance(failure, RayTaskError) else failure
+        if isinstance(error, DeviceLostError):
+            self._replace(seat, "lost_device", in_one_line(error))
+            return
+        if not isinstance(error, LOST_WITH_A_NODE + PROCESS_ENDED):
+            raise error
+        self._check_nodes(in_one_line(error))
+        if isinstance(error, LOST_WITH_A_NODE):
+            raise AttemptLostError("node_died", "a node that held an input", in_one_line(error))
+        self._replace(seat, "died", f"its process ended: {in_one_line(error)}")
+
+    def _check_nodes(self, cause: str) -> None:
+        """A node that has gone takes what it held with it."""
+        if self._nodes.is_single:
+            return
+        lost = self._nodes.lost()
+        for seat in (*self._crew.workers, *self._crew.feeders):
+            if seat.where is not None and seat.where.node_id in lost:
+                raise AttemptLostError("node_died", f"node {seat.where.node} with {seat.name}", cause)
 
     def _replace(self, seat: Seat, what: str, why: str) -> None:
         """Another process for a seat."""
         entry = seat.ledger.oldest_unfinished
         assert entry is not None
         place = str(entry.call.item) if isinstance(entry.call, Hop) else type(entry.call).__name__.lower()
-        last = self._failures.tell(seat.name, entry.turn)
+        last = self._failures.tell(seat.name, place, why)
         if last is not None:
             raise WorkerLostError(f"{seat.name}, {place}: {why} ({last})")
-        replayed = seat.restart()
         kinds: dict[tuple[bool, str], FailureKind] = {
             (False, "died"): "worker_died",
             (False, "froze"): "worker_froze",
+            (False, "lost_device"): "worker_lost_device",
             (True, "died"): "data_worker_died",
             (True, "froze"): "data_worker_froze",
         }
         kind = kinds[isinstance(seat, DataSeat), what]
+        if self._job.hosts[0].config.recovery.scope == "run":
+            raise AttemptLostError(kind, f"{seat.name}, {place}", why)
+        replayed = seat.restart()
         self._tell_recovered(seat)
         failure = Failure(kind=kind, who=seat.name, place=place, cause=why, replayed=replayed, held_up_s=0.0)
         seat.recovering = failure, time.monotonic()
-        self._note(f"{seat.name} {what} at {place}; started again, {replayed} calls are computed again")
+        self._note(
+            f"{seat.name} {what.replace('_', ' its ')} at {place}; started again, {replayed} calls are computed again"
+        )
 
     def _tell_recovered(self, seat: Seat) -> None:
         """The first new result of whoever took a seat over, or its end."""
@@ -303,6 +375,6 @@ class _Run:
 
 def _reads(call: Call, cell: Cell) -> bool:
     """Whether computing a call again would read the cache that a cell has left."""
-    if not isinstance(call, Hop) or call.source is None or call.lane.lane.cell is None:
+    if not isinstance(call, Hop) or call.source is None or call.lane.cell is None:
         return False
-    return call.lane.lane.cell == Cell(lap=cell.lap, stage=cell.stage + 1)
+    return call.lane.cell == Cell(lap=cell.lap, stage=cell.stage + 1)

@@ -17,6 +17,7 @@ from distblock.config import Config
 from distblock.data.dataset import DataInfo, open_data
 from distblock.messages import Departure, Item
 from distblock.runtime.faults import Fault, strike
+from distblock.runtime.worker import Ready
 
 
 class DataWorker:
@@ -46,9 +47,9 @@ class DataWorker:
         self._node = ray.util.get_node_ip_address()
         self._faults = faults
 
-    def ready(self) -> str:
-        """The node's address."""
-        return self._node
+    def ready(self) -> Ready:
+        """Where it is."""
+        return Ready(node=self._node, node_id=ray.get_runtime_context().get_node_id())
 
     def locate(self, item: Item, turn: int) -> Iterator[Payload | None]:
         """Where the microbatch's samples lie in their part's own order, with their labels; for a worker with a cache.

@@ -17,9 +17,9 @@ from typing import Any
 import ray
 from ray import ObjectRef
 
-from distblock.messages import Failure, Item
+from distblock.messages import Failure, Inputs, Item
 from distblock.runtime.faults import Fault
-from distblock.runtime.worker import Beginning
+from distblock.runtime.worker import Beginning, Ready, SnapshotReport
 from distblock.schedule.failure import Deadline
 from distblock.schedule.laps import Cell
 from distblock.schedule.ledger import Ledger
@@ -57,9 +57,10 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Free what a stage left after a lap."""
+    """Free what a stage left after a lap: its cache, or a copy of its weights."""
 
     cell: Cell
+    what: Inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,9 @@ class Event:
 class Seat:
     """One worker, or data worker.
 
+    Attributes:
+        where: where its first process is, once it is ready.
+
     Args:
         index: its place among the workers; data workers follow the workers.
         name: in words.
@@ -130,19 +134,24 @@ class Seat:
         self._window = window
         self._num_sent = 0
         self._unsent: deque[tuple[int, Call]] = deque()
+        self.where: Ready | None = None
         self.actor = start(beginning)
 
-    def take(self, call: Call, num_bytes: int = 0) -> None:
+    def take(self, call: Call, num_bytes: int = 0) -> int:
         """Give the worker a call.
 
         Args:
             call: the call.
             num_bytes: what keeping its input takes.
+
+        Returns:
+            The call's number.
         """
         turn = self.ledger.begin(call, num_bytes)
         self.deadline.begin(time.monotonic())
         self._unsent.append((turn, call))
         self._send_some()
+        return turn
 
     def finish(self, event: Event) -> bool:
         """A call of the present process has ended well; whether its result is new."""
@@ -154,7 +163,7 @@ class Seat:
 
     def restart(self) -> int:
         """Another process takes over; how many calls it computes again whose results are known."""
-        ray.kill(self.actor)
+        self.end()
         self.incarnation += 1
         struck = [fault for fault in self.beginning.faults if not fault.again][:1]
         self.beginning = replace(
@@ -166,6 +175,10 @@ class Seat:
         self._unsent = deque((entry.turn, entry.call) for entry in self.ledger.entries)
         self._send_some()
         return len(self.ledger.entries) - len(self.ledger.unfinished)
+
+    def end(self) -> None:
+        """End the process that holds it."""
+        ray.kill(self.actor)
 
     def _send_some(self) -> None:
         while self._unsent and self._num_sent < self._window:
@@ -217,29 +230,35 @@ class StageSeat(Seat):
         self._source = source
         self._storing: set[Any] = set()
         self._is_due = False
-        self._taken: tuple[int, ObjectRef] | None = None
+        self._taken: tuple[int, ObjectRef, SnapshotReport] | None = None
         super().__init__(index, **others)
 
-    def take(self, call: Call, num_bytes: int = 0) -> None:
+    def take(self, call: Call, num_bytes: int = 0) -> int:
         """Give the worker a call; a snapshot follows where one is due."""
-        super().take(call, num_bytes)
+        number = super().take(call, num_bytes)
         if isinstance(call, Hop) and call.item.purpose == "store":
             (self._storing.discard if call.item.closes_pass else self._storing.add)(id(call.lane))
         if self.ledger.kept_bytes > self._kept_bytes or len(self.ledger.entries) > MOST_KEPT:
             self.take_snapshot()
+        return number
 
     def take_snapshot(self) -> None:
         """Ask for a snapshot, unless one is on its way; in the middle of a file there can be none."""
         if not self._is_due and not self._storing:
-            self._is_due = True
-            super().take(Snapshot())
+            self.take_exact_snapshot()
+
+    def take_exact_snapshot(self) -> int:
+        """Ask for a snapshot at this very place, not in the middle of a file; the call's number."""
+        assert not self._storing
+        self._is_due = True
+        return super().take(Snapshot())
 
     def finish(self, event: Event) -> bool:
         """A call has ended well; a snapshot lets go of what came before it."""
         is_new = super().finish(event)
         if is_new and isinstance(event.call, Snapshot):
             assert event.value is not None
-            self._taken = event.turn, event.value
+            self._taken = event.turn, event.value, event.report
         self._adopt()
         return is_new
 
@@ -249,9 +268,10 @@ class StageSeat(Seat):
         oldest = self.ledger.oldest_unfinished
         if self._taken is None or (oldest is not None and oldest.turn < self._taken[0]):
             return
-        turn, state = self._taken
+        turn, state, report = self._taken
         self._taken, self._is_due = None, False
-        self.beginning = replace(self.beginning, turn=turn + 1, state=(state,))
+        caches = replace(self.beginning.caches, sha256=report.caches.sha256)
+        self.beginning = replace(self.beginning, turn=turn + 1, state=(state,), caches=caches)
         self.ledger.cover(turn + 1)
 
     def _call(self, turn: int, call: Call) -> tuple[ObjectRef | None, ObjectRef]:
@@ -264,7 +284,7 @@ class StageSeat(Seat):
                 value, report = self.actor.snapshot.options(num_returns=2).remote(turn)
                 return value, report
             case Release():
-                return None, self.actor.release.remote(turn, call.cell.stage, call.cell.lap)
+                return None, self.actor.release.remote(turn, call.cell.stage, call.cell.lap, call.what)
             case Collect():
                 return None, self.actor.states.remote(turn)
 

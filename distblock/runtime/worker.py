@@ -13,26 +13,31 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import ray
 import torch
 from ray import ObjectRef
+from ray.exceptions import ObjectLostError, RayActorError
 from torch import Tensor
 
 from distblock.codecs.cast import Features, decode, encode
 from distblock.codecs.payload import Payload, check_payload
 from distblock.codecs.staging import Staging
-from distblock.errors import StageError
-from distblock.learning.host import Host, HostSpec, Work, explain
-from distblock.messages import Arrival, Departure, Item, WorkerReport
+from distblock.errors import InputLostError, StageError
+from distblock.learning.host import Host, HostSpec, Work, explain, stage_error
+from distblock.messages import Arrival, Departure, Inputs, Item, WorkerReport
 from distblock.runtime.caches import CacheReader, CacheSource
 from distblock.runtime.faults import Fault, strike
 from distblock.runtime.reuse import Reuse, Reused
 from distblock.runtime.turns import Turns
+from distblock.schedule.saving import CacheFiles
 from distblock.scratch.features import FeatureCache
 from distblock.scratch.shelf import DiskShelf
+
+LOST = (ObjectLostError, RayActorError)
+"""What a fetch raises where an object, or the worker that it is asked of, has gone with its node."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,14 +73,14 @@ class Beginning:
         turn: number of its first call.
         initial: a reference to weights, by stage, then by name; or nothing.
         state: a reference to the `WorkerState` of the process before it; or nothing.
-        folder: where that one's caches lie.
+        caches: name of the folder with the run's caches, and what is known of files in it.
         faults: when to die, in tests.
     """
 
     turn: int = 0
     initial: tuple[ObjectRef, ...] = ()
     state: tuple[ObjectRef, ...] = ()
-    folder: str | None = None
+    caches: CacheFiles = field(default_factory=CacheFiles)
     faults: tuple[Fault, ...] = ()
 
 
@@ -84,12 +89,42 @@ class WorkerState:
     """A snapshot.
 
     Attributes:
-        arrays: the stages' training state, by name.
+        arrays: the stages' training state, by stage, then by name.
         opened: names of the cache files that have been opened.
     """
 
-    arrays: dict[str, np.ndarray]
+    arrays: dict[int, dict[str, np.ndarray]]
     opened: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SnapshotReport:
+    """What there is to say of a snapshot.
+
+    Attributes:
+        seconds: in which the worker could not compute.
+        caches: the worker's finished cache files, and those it has opened.
+    """
+
+    seconds: float
+    caches: CacheFiles
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ready:
+    """Where a worker is.
+
+    Attributes:
+        node: address of the host.
+        node_id: Ray's name of the node, which is new where a node starts again at the same address.
+        folder: the path of its caches there.
+        whole: names of the cache files that it has found whole.
+    """
+
+    node: str
+    node_id: str
+    folder: str | None = None
+    whole: frozenset[str] = frozenset()
 
 
 class StageWorker:
@@ -116,7 +151,10 @@ class StageWorker:
         self._computing = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(num_threads,))
         self._cache = None
         if spec.inputs == "cache":
-            self._cache = FeatureCache(spec.config.regime.cache_dir, run=spec.run, folder=beginning.folder)
+            caches = beginning.caches
+            self._cache = FeatureCache(spec.config.regime.cache_dir, run=spec.run, folder=caches.folder)
+            # Whoever takes over from a process of the same run need not read all its files.
+            self._cache.adopt(caches.sha256, unread=beginning.turn > 0)
         # A worker that trains its stages one after the other holds one at a time.
         one_by_one = len(spec.stages) > 1 and spec.config.regime.name != "wavefront"
         shelf = DiskShelf(self._cache.folder) if self._cache is not None and one_by_one else None
@@ -130,36 +168,34 @@ class StageWorker:
         self._begin_from(beginning)
         self._idle_since_s = self._clock()
 
-    def ready(self) -> str:
-        """The node's address; called once all is built, and the worker's idle time counts from here."""
+    def ready(self) -> Ready:
+        """Where it is; called once all is built, and the worker's idle time counts from here."""
         self._idle_since_s = self._clock()
-        return self._node
-
-    def cache_folder(self) -> str:
-        """Where this worker's caches lie on its node."""
-        assert self._cache is not None
-        return str(self._cache.folder)
+        folder = None if self._cache is None else str(self._cache.folder)
+        whole = frozenset() if self._cache is None else frozenset(self._cache.sha256)
+        return Ready(node=self._node, node_id=ray.get_runtime_context().get_node_id(), folder=folder, whole=whole)
 
     def read_cache(self, name: str, start: int, stop: int) -> np.ndarray:
         """Bytes of a cache file, for a reader on another node; empty past its end."""
         assert self._cache is not None
         return np.fromfile(self._cache.folder / name, dtype=np.uint8, offset=start, count=stop - start)
 
-    def release(self, turn: int, stage: int, lap: int) -> None:
-        """Nobody will ask any more for the stage as it was after the lap."""
+    def release(self, turn: int, stage: int, lap: int, what: Inputs) -> None:
+        """Nobody will ask any more for what the stage left after the lap: its cache, or a copy of its weights."""
         with self._turns.turn(turn):
-            releasing = self._computing.submit(self._release, stage, lap)
+            releasing = self._computing.submit(self._release, stage, lap, what)
         releasing.result()
 
-    def snapshot(self, turn: int) -> Iterator[WorkerState | None]:
-        """All that another worker needs to go on from here."""
+    def snapshot(self, turn: int) -> Iterator[WorkerState | SnapshotReport]:
+        """All that another worker needs to go on from here, and what there is to say of it."""
         with self._turns.turn(turn):
             taking = self._computing.submit(self._snapshot)
-        yield taking.result()
-        yield None
+        state, report = taking.result()
+        yield state
+        yield report
 
     def close(self) -> None:
-        """Free what was set aside."""
+        """Free what was set aside on this node."""
         if self._cache is not None:
             self._cache.close()
 
@@ -197,7 +233,9 @@ class StageWorker:
             self._turns.fail(failure)
             raise
         except Exception as error:
-            failure = StageError(self._spec.stages.start, str(item), explain(error))
+            first = self._spec.stages.start
+            is_lost = isinstance(error, LOST)
+            failure = InputLostError(first, str(item), explain(error)) if is_lost else stage_error(first, item, error)
             self._turns.fail(failure)
             raise failure from error
 
@@ -216,13 +254,18 @@ class StageWorker:
             if self._reader is not None:
                 self._reader.opened.update(state.opened)
 
-    def _snapshot(self) -> WorkerState:
+    def _snapshot(self) -> tuple[WorkerState, SnapshotReport]:
+        begun_s = self._clock()
         opened = frozenset() if self._reader is None else frozenset(self._reader.opened)
-        return WorkerState(arrays=self._host.training_state(), opened=opened)
+        sha256 = {} if self._cache is None else dict(self._cache.sha256)
+        state = WorkerState(arrays=self._host.training_state(), opened=opened)
+        caches = CacheFiles(sha256=sha256, opened=opened)
+        return state, SnapshotReport(seconds=self._clock() - begun_s, caches=caches)
 
-    def _release(self, stage: int, lap: int) -> None:
-        self._host.release(stage, lap)
-        if self._cache is not None:
+    def _release(self, stage: int, lap: int, what: Inputs) -> None:
+        if what == "frozen":
+            self._host.release(stage, lap)
+        elif self._cache is not None:
             self._cache.release(stage, lap)
 
     def _fetch(self, item: Item, reference: ObjectRef, source: CacheSource | None) -> _Fetched:

@@ -16,8 +16,9 @@ before a place, the oldest is dropped.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from distblock.messages import Item
 from distblock.schedule.credits import Credits
@@ -46,8 +47,8 @@ class _Place:
     """One place's state: what it has been given, what it may take next, since when it waits for a credit."""
 
     arrived: dict[int, Item]
-    begun: int = 0
-    unfinished: int = 0
+    begun: int
+    unfinished: set[int] = field(default_factory=set)
     waiting_since_s: float | None = None
 
 
@@ -55,11 +56,12 @@ class Dispatcher:
     """The state of a pipeline.
 
     Args:
-        items: the stream; numbered from 0 without gaps. Taken from only when place 0 may begin the next; None stands
+        items: the stream; numbered without gaps. Taken from only when place 0 may begin the next; None stands
             for nothing now, and the stream is asked again later.
         edges: what is in flight on each edge in order, as many as there are workers; pipelines may share an edge.
         size: bytes of an item on an edge: ``size(edge, item)``.
         drops: nobody waits; old training items are dropped instead.
+        start: number of the stream's first item.
     """
 
     def __init__(
@@ -69,13 +71,14 @@ class Dispatcher:
         edges: Sequence[Credits],
         size: Callable[[int, Item], int],
         drops: bool = False,
+        start: int = 0,
     ) -> None:
         self._items = items
         self._is_exhausted = False
         self._size = size
         self._drops = drops
         self.dropped: list[tuple[int, Item]] = []
-        self._places = [_Place(arrived={}) for _ in range(len(edges) + 1)]
+        self._places = [_Place(arrived={}, begun=start) for _ in range(len(edges) + 1)]
         self.edges = edges
 
     @property
@@ -93,13 +96,29 @@ class Dispatcher:
 
     def finish(self, place: int, item: Item) -> None:
         """A place is done with an item: it moves on, and the credit of the edge before comes back."""
-        self._places[place].unfinished -= 1
+        self._places[place].unfinished.remove(item.number)
         if place > 0:
             self.edges[place - 1].give_back(self._size(place - 1, item))
         if place + 1 < len(self._places):
             self._places[place + 1].arrived[item.number] = item
             if self._drops and item.purpose == "train" and place > 0:
                 self._drop(place)
+
+    def begun(self, place: int) -> int:
+        """Number of the first item that a place has not begun."""
+        return self._places[place].begun
+
+    def has_passed(self, place: int, number: int) -> bool:
+        """Whether every item before a number has been begun at a place, or dropped before it."""
+        if not self._is_exhausted and self._places[0].begun < number:
+            return False
+        before = (each for other in self._places[:place] for each in other.unfinished)
+        waiting = (each for other in self._places[: place + 1] for each in other.arrived)
+        return all(each >= number for each in (*before, *waiting))
+
+    def is_drained(self, place: int) -> bool:
+        """Whether the stream is at its end, and a place has begun all of it."""
+        return self._is_exhausted and self.has_passed(place, sys.maxsize)
 
     def _begin_at(self, index: int, now_s: float) -> Dispatch | None:
         place = self._places[index]
@@ -109,15 +128,15 @@ class Dispatcher:
         if index < len(self.edges):
             waits = not self._drops or index == 0 or item.purpose != "train"
             if waits and not self.edges[index].has_room(self._size(index, item)):
-                if place.unfinished == 0 and place.waiting_since_s is None:
+                if not place.unfinished and place.waiting_since_s is None:
                     place.waiting_since_s = now_s
                 return None
             self.edges[index].take(self._size(index, item))
         waited_s = 0.0 if place.waiting_since_s is None else now_s - place.waiting_since_s
         place.waiting_since_s = None
         del place.arrived[item.number]
-        place.begun += 1
-        place.unfinished += 1
+        place.begun = item.number + 1
+        place.unfinished.add(item.number)
         return Dispatch(place=index, item=item, backpressure_s=waited_s)
 
     def _drop(self, edge: int) -> None:
@@ -142,6 +161,6 @@ class Dispatcher:
         if not self._drops:
             return place.arrived.get(place.begun)
         # Numbers have gaps; and a place that has enough to do takes no more, so that what waits can be dropped.
-        if not place.arrived or (index > 0 and place.unfinished >= AHEAD):
+        if not place.arrived or (index > 0 and len(place.unfinished) >= AHEAD):
             return None
         return place.arrived[min(place.arrived)]

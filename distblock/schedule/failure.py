@@ -6,8 +6,6 @@ follows what it has been taking.
 
 from __future__ import annotations
 
-from collections import Counter
-
 START_S = 180.0
 """Seconds in which a worker has to finish its first call: it may have to load libraries and warm up a device."""
 
@@ -61,27 +59,32 @@ class Failures:
 
     Args:
         most: how many a run survives; -1: any number.
+
+    Attributes:
+        count: how many there were.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._count = 0
-        self._places: Counter[tuple[str, int]] = Counter()
+        self.count = 0
+        self._causes: dict[tuple[str, str], list[str]] = {}
 
-    def tell(self, who: str, turn: int) -> str | None:
-        """A worker has died or frozen at a call.
+    def tell(self, who: str, place: str, cause: str) -> str | None:
+        """A worker, or a node, has died or frozen.
 
         Args:
-            who: the worker.
-            turn: number of the first call whose result is missing.
+            who: whose failure it is.
+            place: the first thing whose result is missing.
+            cause: what was seen of it.
 
         Returns:
             Why the run must end, or None: it goes on.
         """
-        self._count += 1
-        self._places[who, turn] += 1
-        if self._places[who, turn] >= AT_ONE_PLACE:
-            return f"for the {AT_ONE_PLACE}rd time at the same place"
-        if self._most >= 0 and self._count > self._most:
-            return f"failure {self._count}, and recovery.max_failures is {self._most}"
+        self.count += 1
+        causes = self._causes.setdefault((who, place), [])
+        causes.append(cause)
+        if len(causes) >= AT_ONE_PLACE:
+            return f"for the {AT_ONE_PLACE}rd time at the same place; the first time: {causes[0]}"
+        if self._most >= 0 and self.count > self._most:
+            return f"failure {self.count}, and recovery.max_failures is {self._most}"
         return None

@@ -78,6 +78,25 @@ class Laps:
         """Nothing waits or runs."""
         return not self._waiting and not self._running
 
+    @property
+    def done(self) -> tuple[Cell, ...]:
+        """Cells that are done, in the order of laps."""
+        return tuple(sorted(self._done))
+
+    @property
+    def unread(self) -> tuple[Cell, ...]:
+        """Cells that are done and that others will read, or read now."""
+        return tuple(sorted(self._done.intersection(self._held)))
+
+    def resume(self, *, done: Sequence[Cell], running: Sequence[Cell]) -> list[Cell]:
+        """Go on from where another had come to; the cells that run."""
+        self._done.update(done)
+        self._running.update(running)
+        self._waiting = [cell for cell in self._waiting if cell not in self._done | self._running]
+        for cell in sorted(self._done | self._running):
+            self._hold(cell)
+        return sorted(self._running)
+
     def begin(self) -> list[Cell]:
         """All cells that may begin now, in the order of laps."""
         begun = []

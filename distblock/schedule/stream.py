@@ -126,6 +126,13 @@ def lap_stream(
     return _numbered(replace(item, stage=cell.stage, lap=cell.lap) if item else None for item in items)
 
 
+def store_stream(plan: StreamPlan, cell: Cell, *, epochs: int, last_lap: bool) -> Iterator[Item | None]:
+    """What a cell stored at its end, once more: the end of its stream by itself."""
+    epoch = (cell.lap + 1) * epochs - 1
+    items = _storing(plan, epoch, with_test=last_lap)
+    return _numbered(replace(item, stage=cell.stage, lap=cell.lap) for item in items)
+
+
 def _numbered(items: Iterator[Item | None]) -> Iterator[Item | None]:
     number = 0
     for item in items:

@@ -7,12 +7,16 @@ microbatch: written in one go, and read through a memory map, so that what is no
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
 import time
+import uuid
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -76,29 +80,63 @@ class FeatureFile:
         return Rows(headers=headers, arrays=tuple(arrays))
 
 
+class _HashedFile:
+    """A file to write, with the SHA-256 of what was written."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self._digest = hashlib.sha256()
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    def write(self, content: bytes) -> int:
+        self._digest.update(content)
+        return self._file.write(content)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def new_folder(run: str) -> str:
+    """Name of a folder for a run's caches, on every node."""
+    return f"distblock-{run}-{uuid.uuid4().hex[:12]}"
+
+
 class FeatureCache:
-    """The files of one process, in a folder of its own that goes with it.
+    """The files of a run on one node; its workers there have different files in one folder.
 
     Args:
-        parent: where the folder is made; None: the system's temporary folder.
+        parent: where the folder lies; None: the system's temporary folder.
         run: the run's name.
-        folder: that of a process which has ended, to go on with.
+        folder: the folder's name; it may be there already.
+
+    Attributes:
+        folder: its path.
+        sha256: of each finished file of this process, by its name.
 
     Raises:
         InputError: the folder cannot be made.
     """
 
-    def __init__(self, parent: str | None, *, run: str, folder: str | None = None) -> None:
+    def __init__(self, parent: str | None, *, run: str, folder: str) -> None:
+        self.folder = Path(parent or tempfile.gettempdir()) / folder
         try:
-            if parent is not None:
-                Path(parent).mkdir(parents=True, exist_ok=True)
-            if folder is not None:
-                Path(folder).mkdir(parents=True, exist_ok=True)
-            self.folder = Path(folder or tempfile.mkdtemp(prefix=f"distblock-{run}-", dir=parent))
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise InputError(f"regime.cache_dir: cannot make a folder in {parent}: {error}") from None
+        self.sha256: dict[str, str] = {}
         self._run = run
-        self._writers: dict[str, pa.ipc.RecordBatchFileWriter] = {}
+        self._writers: dict[str, tuple[pa.ipc.RecordBatchFileWriter, _HashedFile]] = {}
         self._files: dict[Path, FeatureFile] = {}
 
     def store(self, item: Item, features: Features, labels: Tensor, *, codec: str, staging: Staging) -> Departure:
@@ -147,22 +185,39 @@ class FeatureCache:
         """Microbatches that were stored in a file."""
         return self._open(path).num_batches
 
+    def adopt(self, sha256: Mapping[str, str], *, unread: bool = False) -> None:
+        """Take over the files that an earlier process has finished; those that are not whole are removed.
+
+        Args:
+            sha256: of each file, by its name.
+            unread: trust in them without reading them.
+        """
+        for name, expected in sha256.items():
+            path = self.folder / name
+            if not path.exists():
+                continue
+            if unread or _sha256(path) == expected:
+                self.sha256[name] = expected
+            else:
+                path.unlink()
+
     def _append(self, path: Path, batch: pa.RecordBatch, *, is_last: bool) -> None:
+        partial = Path(f"{path}.partial")
         if path.name not in self._writers:
-            self._writers[path.name] = pa.ipc.new_file(f"{path}.partial", batch.schema)
-        self._writers[path.name].write_batch(batch)
+            file = _HashedFile(partial)
+            self._writers[path.name] = pa.ipc.new_file(file, batch.schema), file
+        self._writers[path.name][0].write_batch(batch)
         if is_last:
-            self._writers.pop(path.name).close()
-            Path(f"{path}.partial").rename(path)
+            writer, file = self._writers.pop(path.name)
+            writer.close()
+            file.close()
+            partial.rename(path)
+            self.sha256[path.name] = file.sha256
 
     def _open(self, path: Path) -> FeatureFile:
         if path not in self._files:
             self._files[path] = FeatureFile(path)
         return self._files[path]
-
-    def is_open(self, path: Path) -> bool:
-        """Whether the file has been opened before."""
-        return path in self._files
 
     def release(self, stage: int, lap: int) -> None:
         """Free what a stage left after a lap."""
@@ -171,11 +226,29 @@ class FeatureCache:
             for path in [path for path in self._files if path.name == name]:
                 del self._files[path]
             (self.folder / name).unlink(missing_ok=True)
+            self.sha256.pop(name, None)
 
     def close(self) -> None:
         """Free everything."""
         self._files.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_whole(stage: int, lap: int, *, expected: Collection[str], found: Collection[str]) -> bool:
+    """Whether what a stage left after a lap is all there.
+
+    Args:
+        stage, lap: which.
+        expected: names of the files that all stages have left.
+        found: names of those that are there.
+    """
+    names = {file_name(stage, lap, part) for part in get_args(Part)}.intersection(expected)
+    return bool(names) and names.issubset(found)
 
 
 def file_name(stage: int, lap: int, part: Part) -> str:

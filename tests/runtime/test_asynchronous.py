@@ -13,8 +13,8 @@ from distblock.config import make_config
 from distblock.messages import WorkerReport
 from distblock.metrics.accounting import Account
 from distblock.metrics.observer import Silent
+from distblock.preparation import make_course, make_job, prepare
 from distblock.runtime import driver
-from distblock.trainer import make_course, make_job, prepare
 
 pytestmark = pytest.mark.usefixtures("shared_ray")
 

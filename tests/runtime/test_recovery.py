@@ -18,10 +18,10 @@ from distblock.local import execute as execute_locally
 from distblock.messages import Failure
 from distblock.metrics.accounting import Account
 from distblock.metrics.observer import Silent
+from distblock.preparation import make_course, make_job, prepare
 from distblock.runtime import driver
 from distblock.runtime.crew import State
 from distblock.runtime.faults import Fault
-from distblock.trainer import make_course, make_job, prepare
 
 pytestmark = pytest.mark.usefixtures("shared_ray")
 

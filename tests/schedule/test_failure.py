@@ -46,19 +46,20 @@ def test_whoever_takes_over_gets_time_to_start():
 
 def test_a_run_survives_any_number_of_failures_at_different_places():
     failures = Failures(-1)
-    assert [failures.tell("worker 0", turn) for turn in range(50)] == [None] * 50
+    assert [failures.tell("worker 0", f"epoch {turn}", "killed") for turn in range(50)] == [None] * 50
 
 
 def test_the_same_place_again_and_again_ends_the_run():
     failures = Failures(-1)
-    verdicts = [failures.tell(who, 7) for who in ("worker 0", "worker 1", "worker 0", "worker 0")]
-    assert verdicts == [None, None, None, "for the 3rd time at the same place"]
+    told = [("worker 0", "killed"), ("worker 1", "killed"), ("worker 0", "frozen"), ("worker 0", "frozen")]
+    verdicts = [failures.tell(who, "epoch 1", cause) for who, cause in told]
+    assert verdicts == [None, None, None, "for the 3rd time at the same place; the first time: killed"]
 
 
 def test_a_limit_of_failures():
     failures = Failures(1)
-    assert failures.tell("worker 0", 1) is None
-    assert failures.tell("worker 1", 1) == "failure 2, and recovery.max_failures is 1"
+    assert failures.tell("worker 0", "epoch 1", "killed") is None
+    assert failures.tell("worker 1", "epoch 1", "killed") == "failure 2, and recovery.max_failures is 1"
 
 
 def test_a_ledger_keeps_what_no_snapshot_holds():

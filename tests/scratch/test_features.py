@@ -52,7 +52,7 @@ def take(cache: FeatureCache, path: Path, positions: list[int]) -> Features:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> FeatureCache:
-    return FeatureCache(str(tmp_path / "caches"), run="run")
+    return FeatureCache(str(tmp_path / "caches"), run="run", folder="caches-of-run")
 
 
 def test_rows_in_any_order_over_uneven_pieces(cache: FeatureCache):
@@ -102,7 +102,7 @@ def test_released_and_closed_nothing_is_left(cache: FeatureCache, tmp_path: Path
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"regime.cache_dir: cannot make a folder in"):
-        FeatureCache(str(tmp_path / "file"), run="run")
+        FeatureCache(str(tmp_path / "file"), run="run", folder="caches-of-run")
 
 
 def test_the_shelf_gives_back_what_was_put(tmp_path: Path):

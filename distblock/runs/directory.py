@@ -1,24 +1,19 @@
-"""A run's directory: a local folder, or any place that pyarrow.fs reaches.
-
-Object stores cannot rename, so "whole or not at all" rests on order: a checkpoint's manifest is written after all its
-files, and a checkpoint without a manifest does not exist.
-"""
+"""A run's directory: a local folder, or any place that pyarrow.fs reaches."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_safetensors
-from safetensors.numpy import save as save_safetensors
 
 from distblock.config import FORMAT_VERSION, Config, dump_config, make_config, parse_values
 from distblock.errors import InputError
@@ -27,10 +22,6 @@ CONFIG = "config.yaml"
 SUMMARY = "summary.json"
 METRICS = "metrics.parquet"
 HOPS = "hops.parquet"
-FINAL = "checkpoints/final"
-
-State = dict[int, dict[str, np.ndarray]]
-"""Weights and buffers, by stage, then by name."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +31,17 @@ class RunDirectory:
     Attributes:
         filesystem: where they are.
         root: the directory's path in it.
+        uri: what it was named by, where that was a URI.
     """
 
     filesystem: fs.FileSystem
     root: str
+    uri: str | None = None
+
+    @property
+    def location(self) -> str:
+        """What a person would name it by."""
+        return self.uri or self.root
 
     @classmethod
     def at(cls, location: str | Path) -> RunDirectory:
@@ -60,7 +58,7 @@ class RunDirectory:
             raise InputError(
                 f"run_dir: expected a local path or a URI that pyarrow.fs reaches, got {location}: {error}"
             ) from None
-        return cls(filesystem, root)
+        return cls(filesystem, root, str(location))
 
     @property
     def name(self) -> str:
@@ -74,7 +72,10 @@ class RunDirectory:
             InputError: it holds a run already, or cannot be made.
         """
         if self.exists(CONFIG):
-            raise InputError(f"run_dir: {self.root} already holds a run; choose another --run-dir, or remove it")
+            raise InputError(
+                f"run_dir: {self.root} already holds a run; choose another --run-dir, remove it, or go on with it:"
+                " distblock resume"
+            )
         try:
             self.filesystem.create_dir(self.root, recursive=True)
         except OSError as error:
@@ -96,8 +97,13 @@ class RunDirectory:
             with self.filesystem.open_output_stream(path) as stream:
                 stream.write(content)
             return
-        Path(path + ".partial").write_bytes(content)
-        self.filesystem.move(path + ".partial", path)
+        partial = Path(path + ".partial")
+        try:
+            partial.write_bytes(content)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+        self.filesystem.move(str(partial), path)
 
     def read(self, name: str) -> bytes:
         """Read a file.
@@ -109,6 +115,39 @@ class RunDirectory:
             raise InputError(f"{self.path(name)}: no such file; expected a run directory with {name}")
         with self.filesystem.open_input_stream(self.path(name)) as stream:
             return stream.read()
+
+    def read_table(self, name: str) -> pa.Table:
+        """Read a Parquet file."""
+        return pq.read_table(pa.BufferReader(self.read(name)))
+
+    def folders(self, name: str) -> list[str]:
+        """Names of the folders in a folder, in order; none if it is not there."""
+        selector = fs.FileSelector(self.path(name), allow_not_found=True)
+        found = self.filesystem.get_file_info(selector)
+        return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
+
+    def remove_folder(self, name: str, *, first: str) -> None:
+        """Remove a folder; of its files, ``first`` goes first."""
+        if self.exists(f"{name}/{first}"):
+            self.filesystem.delete_file(self.path(f"{name}/{first}"))
+        self.filesystem.delete_dir(self.path(name))
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Be the only process that works on the run, where the file system is local; the lock goes with the process.
+
+        Raises:
+            InputError: another one does.
+        """
+        if not isinstance(self.filesystem, fs.LocalFileSystem) or not self.exists(""):
+            yield
+            return
+        with Path(self.path(".lock")).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise InputError(f"run_dir: {self.root} is being trained by another process; wait for it") from None
+            yield
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a Parquet file."""
@@ -131,50 +170,3 @@ class RunDirectory:
     def read_config(self) -> Config:
         """Read config.yaml."""
         return make_config(parse_values(self.read(CONFIG).decode(), origin=self.path(CONFIG)))
-
-    def write_checkpoint(self, state: State, manifest: dict[str, Any]) -> None:
-        """Write the final weights: a safetensors file a stage, then the manifest that names them."""
-        for stage, arrays in state.items():
-            self.write(f"{FINAL}/{_stage_file(stage)}", save_safetensors(arrays))
-        self.write_json(f"{FINAL}/manifest.json", {**manifest, "stage_files": [_stage_file(stage) for stage in state]})
-
-    def read_manifest(self) -> dict[str, Any]:
-        """The final weights' manifest.
-
-        Raises:
-            InputError: the run has no final weights.
-        """
-        if not self.exists(f"{FINAL}/manifest.json"):
-            raise InputError(f"{self.root}: no final weights there; expected a run that has ended in order")
-        return self.read_json(f"{FINAL}/manifest.json")
-
-    def read_state(self) -> State:
-        """The final weights, by stage, then by name.
-
-        Raises:
-            InputError: there are none, or a file is damaged.
-        """
-        files = self.read_manifest()["stage_files"]
-        return {stage: load_weights(self.read(f"{FINAL}/{name}"), origin=name) for stage, name in enumerate(files)}
-
-
-def flatten(state: State) -> dict[str, np.ndarray]:
-    """Stages' weights in one dictionary: ``network.<name>`` and ``classifier.<stage>.<name>``."""
-    flat = {}
-    for stage, arrays in state.items():
-        for name, array in arrays.items():
-            whose, _, rest = name.partition(".")
-            flat[name if whose == "network" else f"classifier.{stage}.{rest}"] = array
-    return flat
-
-
-def load_weights(content: bytes, *, origin: str) -> dict[str, np.ndarray]:
-    """Read safetensors; ``origin`` names the file in errors."""
-    try:
-        return load_safetensors(content)
-    except SafetensorError as error:
-        raise InputError(f"{origin}: expected a whole safetensors file, got: {error}") from None
-
-
-def _stage_file(stage: int) -> str:
-    return f"stage-{stage:03d}.safetensors"

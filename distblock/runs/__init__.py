@@ -1,0 +1,27 @@
+"""What a run leaves on disk, or in any place that pyarrow.fs reaches."""
+
+from distblock.runs.directory import CONFIG, HOPS, METRICS, SUMMARY, RunDirectory
+from distblock.runs.weights import (
+    FINAL,
+    State,
+    flatten,
+    load_weights,
+    read_weights,
+    read_weights_manifest,
+    write_weights,
+)
+
+__all__ = [
+    "CONFIG",
+    "FINAL",
+    "HOPS",
+    "METRICS",
+    "SUMMARY",
+    "RunDirectory",
+    "State",
+    "flatten",
+    "load_weights",
+    "read_weights",
+    "read_weights_manifest",
+    "write_weights",
+]

@@ -1,0 +1,120 @@
+"""A run that was cut short goes on, and ends with the weights, the figures and the bytes of one that was not.
+
+The oracle is the plain loop, uninterrupted. Runs are cut short by an error in the middle of things: what is lost since
+the last checkpoint is computed again.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from distblock import BlockTrainer, InputError
+from distblock.runs import RunDirectory
+from distblock.runs.checkpoints import list_checkpoints
+
+pytestmark = pytest.mark.usefixtures("shared_ray")
+
+SMALL: dict[str, Any] = {"data": {"batch_size": 96, "fraction": 0.5}, "checkpoint": {"every_microbatches": 3}}
+REGIMES: dict[str, dict[str, Any]] = {
+    "parallel": {"regime": {"name": "parallel", "epochs": 4}},
+    "patience": {"regime": {"name": "parallel", "epochs": 6, "patience": 1}},
+    "sequential": {"regime": {"name": "sequential", "epochs": 2}},
+    "multi-lap": {"regime": {"name": "multi-lap", "epochs": 1, "laps": 2, "inputs": "frozen"}},
+    "wavefront-cache": {"regime": {"name": "wavefront", "epochs": 1, "laps": 3, "inputs": "cache"}},
+    "wavefront-frozen": {"regime": {"name": "wavefront", "epochs": 1, "laps": 3, "inputs": "frozen"}},
+    "two-workers": {
+        "regime": {"name": "multi-lap", "epochs": 1, "laps": 2, "inputs": "cache"},
+        "resources": {"workers": 2},
+    },
+    "end-to-end": {"regime": {"name": "end-to-end", "epochs": 3}},
+    "microbatches": {
+        "regime": {"name": "parallel", "epochs": 3},
+        "data": {"batch_size": 96, "microbatch_size": 32, "fraction": 0.5, "augment": ["crop", "flip"]},
+        "objective": {"multiplier_step": 1.0, "multiplier_every": 2},
+        "optimizer": {"name": "adam", "lr": 0.001},
+    },
+}
+FIGURES = ("train_loss", "train_accuracy", "val_accuracy", "test_accuracy", "transport_cost", "weights_sha256")
+BYTES = ("name", "hops", "payload_bytes")
+
+
+class CutShortError(Exception):
+    """Stands for whatever ends a run in the middle."""
+
+
+class Ends:
+    """Raises at the n-th evaluation of a stage."""
+
+    def __init__(self, evaluations: int) -> None:
+        self.left = evaluations
+
+    def __call__(self, stage: int, accuracy: float) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise CutShortError
+
+
+def settings(regime: str, **changes: Any) -> dict[str, Any]:
+    return {**SMALL, **REGIMES[regime], **changes}
+
+
+def fit(config: dict[str, Any]) -> dict[str, Any]:
+    metrics = BlockTrainer(config).fit().metrics
+    assert metrics is not None
+    return metrics
+
+
+def cut_short(config: dict[str, Any], *, evaluations: int) -> None:
+    with pytest.raises(CutShortError):
+        BlockTrainer(config, on_evaluation=Ends(evaluations)).fit()
+
+
+def figures(summary: dict[str, Any]) -> list[list[Any]]:
+    return [[stage[key] for key in FIGURES] for stage in summary["stages"]]
+
+
+@pytest.mark.parametrize("executor", ["local", "ray"])
+@pytest.mark.parametrize("regime", REGIMES)
+def test_a_run_that_was_cut_short_ends_as_if_it_had_not_been(tmp_path: Path, regime: str, executor: str):
+    changes = {"resources": {}} if executor == "local" else {}
+    config = settings(regime, executor=executor, run_dir=str(tmp_path / "run"), **changes)
+    cut_short(config, evaluations=5 if regime != "end-to-end" else 2)
+    directory = RunDirectory.at(tmp_path / "run")
+    assert list_checkpoints(directory)
+    resumed = fit({**config, "resume": True})
+    alone = fit(settings(regime, executor="local", resources={}, run_dir=str(tmp_path / "alone")))
+    assert figures(resumed) == figures(alone)
+    assert resumed["epochs"] == alone["epochs"]
+    rows = [pq.read_table(tmp_path / name / "metrics.parquet").to_pylist() for name in ("run", "alone")]
+    # Each sample exactly once an epoch.
+    assert [(r["stage"], r["epoch"], r["num_samples"], r["train_loss"]) for r in rows[0]] == [
+        (r["stage"], r["epoch"], r["num_samples"], r["train_loss"]) for r in rows[1]
+    ]
+    if "cache" not in regime and regime not in ("sequential", "two-workers"):
+        # What crossed the edges is counted once, too; lost caches, in contrast, cross again.
+        assert [[e[key] for key in BYTES] for e in resumed["edges"]] == [
+            [e[key] for key in BYTES] for e in alone["edges"]
+        ]
+    assert [failure["kind"] for failure in resumed["failures"]] == ["interrupted"]
+
+
+def test_on_another_executor_and_other_workers(tmp_path: Path):
+    config = settings("parallel", run_dir=str(tmp_path / "run"))
+    cut_short(config, evaluations=5)
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    two = fit({**config, "resources": {"workers": 2}, "resume": True})
+    one = fit({**config, "executor": "local", "run_dir": str(tmp_path / "copy"), "resume": True})
+    alone = fit(settings("parallel", executor="local", run_dir=str(tmp_path / "alone")))
+    assert figures(two) == figures(one) == figures(alone)
+
+
+def test_a_run_that_has_ended_is_not_resumed(tmp_path: Path):
+    config = settings("parallel", executor="local", run_dir=str(tmp_path / "run"))
+    fit(config)
+    with pytest.raises(InputError, match="the run has ended already"):
+        fit({**config, "resume": True})
