@@ -38,7 +38,6 @@ def started_cluster(folder: Path, cpus: Sequence[int], head_options: Sequence[st
             joins = head if index == 0 else [f"--address={address}"]
             own = [f"--num-cpus={count}", f"--node-ip-address=127.0.0.{index + 1}"]
             own += head_options if index == 0 else ()
-            stack.enter_context(_node([*joins, *own], environment))
             process = start_node(subprocess.Popen, [*joins, *own], environment)
             stack.callback(_end, process)
             wait_until_ready(process)
