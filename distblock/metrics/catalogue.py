@@ -173,7 +173,7 @@ FAILURES = Metric(
     name="distblock_failures_total",
     kind="counter",
     labels=("run", "kind"),
-    help="Failures that the run has survived; kind: worker_died, worker_froze, data_worker_died or data_worker_froze.",
+    help="Failures that the run has survived; kind: what happened, as in summary.json (worker_died, node_died, ...).",
 )
 
 CATALOGUE = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import get_args
 
 import provisioned
 import pytest
 from provisioned import ROOT
 
+from distblock.messages import FailureKind
 from distblock.metrics.catalogue import CATALOGUE, Metric
 
 PAGE = (ROOT / "docs" / "metrics.md").read_text()
@@ -25,6 +27,11 @@ def test_every_metric_is_explained(metric: Metric):
     assert kind == metric.kind
     assert tuple(re.findall(r"`(\w+)`", labels)) == metric.labels[1:]
     assert len(text) > 20
+
+
+def test_every_kind_of_failure_is_named():
+    named = re.findall(r"`(\w+)`", ROWS["distblock_failures_total"][2])
+    assert set(named) == set(get_args(FailureKind))
 
 
 def test_recorded_series_and_alerts_are_explained():
