@@ -22,11 +22,8 @@ class Cluster:
 
 
 @contextmanager
-def started_cluster(folder: Path, cpus: Sequence[int], head_options: Sequence[str] = ()) -> Iterator[Cluster]:
-    """Nodes with token authentication, each at a loopback address of its own: the head first, at 127.0.0.1.
-
-    Options of ``ray start`` for the head go over those here.
-    """
+def started_cluster(folder: Path, cpus: Sequence[int]) -> Iterator[Cluster]:
+    """Nodes with token authentication, each at a loopback address of its own: the head first, at 127.0.0.1."""
     (folder / "token").write_text("0123456789abcdef0123456789abcdef")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -37,7 +34,6 @@ def started_cluster(folder: Path, cpus: Sequence[int], head_options: Sequence[st
         for index, count in enumerate(cpus):
             joins = head if index == 0 else [f"--address={address}"]
             own = [f"--num-cpus={count}", f"--node-ip-address=127.0.0.{index + 1}"]
-            own += head_options if index == 0 else ()
             process = start_node(subprocess.Popen, [*joins, *own], environment)
             stack.callback(_end, process)
             wait_until_ready(process)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -17,6 +18,8 @@ from typing import Any
 
 import pytest
 from provisioned import PROMETHEUS
+
+from cluster.hosts.nodes import start_node, wait_until_ready
 
 RAY_FILE = "/tmp/ray/prom_metrics_service_discovery.json"
 
@@ -66,6 +69,27 @@ def prometheus(folder: Path, *, exporter: int, ray_file: Path) -> Iterator[Serve
             yield Server(f"http://127.0.0.1:{port}")
         finally:
             process.terminate()
+
+
+@contextmanager
+def ray_with_metrics(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """A Ray of one node that exports its metrics, with a token and its files in a folder: address and environment.
+
+    Its sockets lie below the folder, and a socket's path is at most 107 characters long.
+    """
+    (folder / "token").write_text("0123456789abcdef0123456789abcdef")
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
+    port = free_port()
+    options = [f"--temp-dir={folder}", "--node-ip-address=127.0.0.2", f"--port={port}", "--num-cpus=8"]
+    # An agent otherwise listens on the same port in every Ray.
+    options += [f"--dashboard-port={free_port()}", "--dashboard-agent-listen-port=0"]
+    node = start_node(subprocess.Popen, ["--head", *options, f"--metrics-export-port={free_port()}"], environment)
+    try:
+        wait_until_ready(node)
+        yield f"127.0.0.2:{port}", environment
+    finally:
+        node.terminate()
+        node.communicate()
 
 
 def until(what: Callable[[], Any], *, deadline_s: float) -> Any:

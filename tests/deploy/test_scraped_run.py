@@ -15,8 +15,7 @@ from pathlib import Path
 
 import provisioned
 import pytest
-from clusters import started_cluster
-from scraped import Server, free_port, prometheus, until
+from scraped import Server, free_port, prometheus, ray_with_metrics, until
 
 from distblock.metrics.catalogue import CATALOGUE
 
@@ -28,21 +27,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         pytest.skip("no prometheus here: apt-get install prometheus")
     folder = tmp_path_factory.mktemp("scraped")
     exporter = free_port()
-    # Ray's sockets lie below its folder, and a socket's path is at most 107 characters long.
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as ray_folder:
-        options = [f"--temp-dir={ray_folder}", "--node-ip-address=127.0.0.2", "--include-dashboard=true"]
-        options += [f"--dashboard-port={free_port()}", f"--metrics-export-port={free_port()}"]
         ray_file = Path(ray_folder) / "prom_metrics_service_discovery.json"
         with (
-            started_cluster(folder, [8], options) as cluster,
+            ray_with_metrics(Path(ray_folder)) as (address, environment),
             prometheus(folder, exporter=exporter, ray_file=ray_file) as server,
         ):
-            command = [sys.executable, "-m", "distblock", "train", f"--address={cluster.address}", "--run-dir=a-run"]
+            command = [sys.executable, "-m", "distblock", "train", f"--address={address}", "--run-dir=a-run"]
             command += [f"--metrics.port={exporter}", "--regime.name=asynchronous", "--objective.multiplier-step=0.1"]
             command += ["--regime.epochs=10000", "--regime.max-time-s=600"]
             with (
                 (folder / "run.log").open("w") as log,
-                subprocess.Popen(command, cwd=folder, env=cluster.environment, stdout=log, stderr=log) as run,
+                subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log) as run,
             ):
                 try:
                     begun = until(
