@@ -76,6 +76,7 @@ class Attempts:
         self._failures = Failures(self._config.recovery.max_failures)
         self._folder = new_folder(directory.name)
         self._from: Restored | None = None
+        self._attempt = 0
         if is_resumed:
             self._resume()
         self._saver = CheckpointSaver(
@@ -129,7 +130,9 @@ class Attempts:
                 resumed=resumed,
                 saver=self._saver,
             )
-        job = replace(self._job, resumed=resumed, keeps_caches=self._config.checkpoint.is_on)
+        attempt, self._attempt = self._attempt, self._attempt + 1
+        keeps_caches = self._config.checkpoint.is_on
+        job = replace(self._job, resumed=resumed, keeps_caches=keeps_caches, attempt=attempt)
         return driver.execute(
             job, course, self._monitor, note=self._note_waiting, saver=self._saver, failures=self._failures
         )

@@ -5,8 +5,10 @@ shared works, and communication costs nothing. Here every host is a set of Linux
 real ``ray start`` node in it. Root on Linux, from a checkout; nothing of it shows outside while it runs.
 """
 
-from cluster.hosts.fleet import Hosts, HostSettings, hosts
+from cluster.hosts.fleet import Hosts
 from cluster.hosts.links import Counters, Link
+from cluster.hosts.making import hosts
 from cluster.hosts.requirements import missing
+from cluster.hosts.settings import HostSettings
 
 __all__ = ["Counters", "HostSettings", "Hosts", "Link", "hosts", "missing"]

@@ -9,10 +9,12 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from cluster.hosts.fleet import Hosts, HostSettings, hosts
+from cluster.hosts.fleet import Hosts
 from cluster.hosts.leftovers import clean
 from cluster.hosts.links import Counters, Link
+from cluster.hosts.making import hosts
 from cluster.hosts.requirements import missing
+from cluster.hosts.settings import HostSettings
 
 
 def main(arguments: Sequence[str]) -> int:

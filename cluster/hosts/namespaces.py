@@ -19,6 +19,8 @@ from typing import Any
 
 import psutil
 
+from cluster.hosts.requirements import KINDS
+
 PATIENCE_S = 30.0
 """Seconds in which killed processes have to be gone."""
 
@@ -68,9 +70,8 @@ class Namespaces:
     def __init__(self, name: str, setup: str = "") -> None:
         self.name = name
         script = _KEEPER.format(name=shlex.quote(name), setup=setup)
-        kinds = ("--net", "--mount", "--uts", "--ipc", "--pid")
         self._keeper = subprocess.Popen(
-            ["unshare", *kinds, "--propagation=private", "--fork", "sh", "-c", script],
+            ["unshare", *KINDS, "--propagation=private", "--fork", "sh", "-c", script],
             env={**os.environ, OWNER: str(os.getpid())},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -93,7 +94,7 @@ class Namespaces:
     def popen(self, command: Sequence[str], *, cwd: Path | str = "/", **options: Any) -> HostProcess:
         """Start a command in them; ``options`` are those of ``subprocess.Popen``, ``text`` is on by default."""
         # setsid inside: a group that was made out here would have no number in there.
-        enter = ["nsenter", f"--target={self.pid}", "--net", "--mount", "--uts", "--ipc", "--pid", f"--wdns={cwd}"]
+        enter = ["nsenter", f"--target={self.pid}", *KINDS, f"--wdns={cwd}"]
         return HostProcess([*enter, "setsid", *command], start_new_session=True, **{"text": True, **options})
 
     def network(self, *command: str) -> str:

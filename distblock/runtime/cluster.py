@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -48,7 +50,8 @@ def joined(config: Config, needed: Sequence[Resources], *, may_wait: bool = Fals
     """
     ours = not ray.is_initialized()
     if ours:
-        _connect(config, needed)
+        with _sigterm_kept():
+            _connect(config, needed)
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if not may_wait:
@@ -71,6 +74,15 @@ def placed(needed: Sequence[Resources], *, strategy: str, note: Callable[[str], 
         yield group
     finally:
         remove_placement_group(group)
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Ray puts a handler of its own in the place of whatever one there was."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _connect(config: Config, needed: Sequence[Resources]) -> None:

@@ -20,10 +20,10 @@ from distblock.data.dataset import DataInfo
 from distblock.errors import AttemptLostError, DistblockError, PreemptedError, WorkerLostError
 from distblock.learning.host import HostSpec
 from distblock.runtime.caches import CacheSource
-from distblock.runtime.faults import Fault
+from distblock.runtime.faults import Fault, Strikes, planned
 from distblock.runtime.feeder import DataWorker
 from distblock.runtime.nodes import Nodes
-from distblock.runtime.seats import Actor, DataSeat, Event, StageSeat, planned
+from distblock.runtime.seats import Actor, DataSeat, Event, StageSeat
 from distblock.runtime.worker import Beginning, Ready, StageWorker, WorkerState
 from distblock.schedule.failure import Deadline
 from distblock.schedule.laps import Cell
@@ -60,6 +60,7 @@ class Job:
         resumed: what an earlier attempt has left, to go on from.
         keeps_caches: whether caches are left where they lie if the run is cut short.
         faults: workers that die or freeze on purpose, in tests.
+        attempt: which attempt of the run it is, counted from 0.
     """
 
     hosts: tuple[HostSpec, ...]
@@ -69,6 +70,7 @@ class Job:
     resumed: Resumed = field(default_factory=Resumed)
     keeps_caches: bool = False
     faults: tuple[Fault, ...] = ()
+    attempt: int = 0
 
 
 class Crew:
@@ -140,7 +142,8 @@ class Crew:
     def _worker(self, index: int) -> StageSeat:
         spec, job = self._job.hosts[index], self._job
         recovery = spec.config.recovery
-        beginning = Beginning(faults=planned(job.faults, index), caches=self._caches)
+        faults = planned(job.faults, worker=index, stages=spec.stages, attempt=job.attempt)
+        beginning = Beginning(faults=faults, caches=self._caches)
         own = {stage: job.initial[stage] for stage in spec.stages if stage in job.initial}
         if own:
             beginning = replace(beginning, initial=(ray.put(own),))
@@ -166,7 +169,8 @@ class Crew:
 
         def start(beginning: Beginning) -> Actor:
             actor = ray.remote(DataWorker).options(**options)
-            return actor.remote(job.hosts[0].run, config, job.info, job.dataset, beginning.faults)
+            strikes = Strikes(beginning.faults, process=beginning.process)
+            return actor.remote(job.hosts[0].run, config, job.info, job.dataset, strikes)
 
         return DataSeat(
             index,
@@ -175,7 +179,7 @@ class Crew:
             events=self.events,
             deadline=Deadline(config.recovery.deadline_s),
             window=MOST_AHEAD,
-            beginning=Beginning(faults=planned(job.faults, index)),
+            beginning=Beginning(faults=planned(job.faults, worker=index, stages=(), attempt=job.attempt)),
         )
 
     def _ready(self, seat: StageSeat | DataSeat) -> Ready:

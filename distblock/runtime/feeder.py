@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
@@ -16,7 +16,7 @@ from distblock.codecs.staging import Staging
 from distblock.config import Config
 from distblock.data.dataset import DataInfo, open_data
 from distblock.messages import Departure, Item
-from distblock.runtime.faults import Fault, strike
+from distblock.runtime.faults import Strikes
 from distblock.runtime.worker import Ready
 
 
@@ -28,7 +28,7 @@ class DataWorker:
         config: its settings.
         info: what is known of the data.
         dataset: the user's own data, where it was given in Python.
-        faults: when to die, in tests.
+        strikes: when to die, in tests.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class DataWorker:
         config: Config,
         info: DataInfo,
         dataset: Callable[..., Any] | None,
-        faults: Sequence[Fault] = (),
+        strikes: Strikes | None = None,
     ) -> None:
         torch.set_num_threads(1)
         os.nice(10)  # it works ahead; where cores are short, a stage's computing goes first
@@ -45,7 +45,7 @@ class DataWorker:
         self._data = open_data(config.data, seed=config.seed, dataset=dataset, info=info)
         self._staging = Staging(torch.device("cpu"))
         self._node = ray.util.get_node_ip_address()
-        self._faults = faults
+        self._strikes = strikes or Strikes((), process=0)
 
     def ready(self) -> Ready:
         """Where it is."""
@@ -57,7 +57,7 @@ class DataWorker:
         Nothing is read, and nothing departs.
         """
         positions, labels = self._data.positions(item)
-        strike(self._faults, turn, "computed")
+        self._strikes.strike("computed", turn)
         header = Header(run=self._run, edge=item.stage or 0, number=item.number, tensors=())
         yield Payload(header=header, arrays=(positions,), labels=labels, payload_bytes=0)
         yield None
@@ -68,9 +68,9 @@ class DataWorker:
         Raises:
             DataError: a sample cannot be read; the message names it.
         """
-        strike(self._faults, turn, "before")
+        self._strikes.strike("before", turn)
         images, labels = self._data.microbatch(item)
-        strike(self._faults, turn, "computed")
+        self._strikes.strike("computed", turn)
         payload = encode(
             torch.from_numpy(images),
             torch.from_numpy(labels),
@@ -89,5 +89,5 @@ class DataWorker:
             encode_s=0.0,
             put_s=time.perf_counter() - begun_s,
         )
-        strike(self._faults, turn, "stored")
+        self._strikes.strike("stored", turn)
         yield departure, self._node

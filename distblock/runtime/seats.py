@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,6 @@ import ray
 from ray import ObjectRef
 
 from distblock.messages import Failure, Inputs, Item
-from distblock.runtime.faults import Fault
 from distblock.runtime.worker import Beginning, Ready, SnapshotReport
 from distblock.schedule.failure import Deadline
 from distblock.schedule.laps import Cell
@@ -165,10 +164,7 @@ class Seat:
         """Another process takes over; how many calls it computes again whose results are known."""
         self.end()
         self.incarnation += 1
-        struck = [fault for fault in self.beginning.faults if not fault.again][:1]
-        self.beginning = replace(
-            self.beginning, faults=tuple(fault for fault in self.beginning.faults if fault not in struck)
-        )
+        self.beginning = replace(self.beginning, process=self.incarnation)
         self.actor = self._start(self.beginning)
         self.deadline.restart(time.monotonic())
         self._num_sent = 0
@@ -287,8 +283,3 @@ class StageSeat(Seat):
                 return None, self.actor.release.remote(turn, call.cell.stage, call.cell.lap, call.what)
             case Collect():
                 return None, self.actor.states.remote(turn)
-
-
-def planned(faults: Sequence[Fault], index: int) -> tuple[Fault, ...]:
-    """One worker's faults, in the order in which they strike."""
-    return tuple(sorted((fault for fault in faults if fault.worker == index), key=lambda fault: fault.turn))

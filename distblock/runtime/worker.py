@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,11 +26,11 @@ from torch import Tensor
 from distblock.codecs.cast import Features, decode, encode
 from distblock.codecs.payload import Payload, check_payload
 from distblock.codecs.staging import Staging
-from distblock.errors import InputLostError, StageError
+from distblock.errors import DeviceLostError, InputLostError, StageError
 from distblock.learning.host import Host, HostSpec, Work, explain, stage_error
 from distblock.messages import Arrival, Departure, Inputs, Item, WorkerReport
 from distblock.runtime.caches import CacheReader, CacheSource
-from distblock.runtime.faults import Fault, strike
+from distblock.runtime.faults import Fault, Strikes
 from distblock.runtime.reuse import Reuse, Reused
 from distblock.runtime.turns import Turns
 from distblock.schedule.saving import CacheFiles
@@ -75,6 +76,7 @@ class Beginning:
         state: a reference to the `WorkerState` of the process before it; or nothing.
         caches: name of the folder with the run's caches, and what is known of files in it.
         faults: when to die, in tests.
+        process: which of the worker's processes in this attempt it is, counted from 0.
     """
 
     turn: int = 0
@@ -82,6 +84,7 @@ class Beginning:
     state: tuple[ObjectRef, ...] = ()
     caches: CacheFiles = field(default_factory=CacheFiles)
     faults: tuple[Fault, ...] = ()
+    process: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +164,7 @@ class StageWorker:
         self._host = Host(spec, clock=self._clock, shelf=shelf)
         self._staging = Staging(spec.device)
         self._turns = Turns(beginning.turn)
-        self._faults = beginning.faults
+        self._strikes = Strikes(beginning.faults, process=beginning.process)
         self._node = ray.util.get_node_ip_address()
         self._reuse = Reuse(spec, self._host, self._computing, clock=self._clock)
         self._reader = None if self._cache is None else CacheReader(self._cache, node=self._node)
@@ -183,16 +186,20 @@ class StageWorker:
     def release(self, turn: int, stage: int, lap: int, what: Inputs) -> None:
         """Nobody will ask any more for what the stage left after the lap: its cache, or a copy of its weights."""
         with self._turns.turn(turn):
-            releasing = self._computing.submit(self._release, stage, lap, what)
-        releasing.result()
+            releasing = self._computing.submit(self._release, turn, stage, lap, what)
+        with self._naming("release"):
+            releasing.result()
+            self._strikes.strike("stored", turn)
 
     def snapshot(self, turn: int) -> Iterator[WorkerState | SnapshotReport]:
         """All that another worker needs to go on from here, and what there is to say of it."""
         with self._turns.turn(turn):
-            taking = self._computing.submit(self._snapshot)
-        state, report = taking.result()
-        yield state
-        yield report
+            taking = self._computing.submit(self._snapshot, turn)
+        with self._naming("snapshot"):
+            state, report = taking.result()
+            yield state
+            self._strikes.strike("stored", turn)
+            yield report
 
     def close(self) -> None:
         """Free what was set aside on this node."""
@@ -227,7 +234,7 @@ class StageWorker:
                 begun_s = self._clock()
                 yield payload
                 departures += (_departure(payload, encode_s, put_s=self._clock() - begun_s),)
-            strike(self._faults, turn, "stored")
+            self._strikes.strike("stored", turn, item)
             yield self._report(item, fetched, computed, departures)
         except StageError as failure:
             self._turns.fail(failure)
@@ -243,7 +250,16 @@ class StageWorker:
         """Weights and buffers, by stage, then by name."""
         with self._turns.turn(turn):
             taking = self._computing.submit(self._host.states)
-        return taking.result()
+        with self._naming("final weights"):
+            return taking.result()
+
+    @contextmanager
+    def _naming(self, what: str) -> Iterator[None]:
+        """A device that fails while no microbatch is computed is named as well."""
+        try:
+            yield
+        except torch.AcceleratorError as error:
+            raise DeviceLostError(self._spec.stages.start, what, explain(error)) from error
 
     def _begin_from(self, beginning: Beginning) -> None:
         for reference in beginning.initial:
@@ -254,19 +270,23 @@ class StageWorker:
             if self._reader is not None:
                 self._reader.opened.update(state.opened)
 
-    def _snapshot(self) -> tuple[WorkerState, SnapshotReport]:
+    def _snapshot(self, turn: int) -> tuple[WorkerState, SnapshotReport]:
+        self._strikes.strike("before", turn)
         begun_s = self._clock()
         opened = frozenset() if self._reader is None else frozenset(self._reader.opened)
         sha256 = {} if self._cache is None else dict(self._cache.sha256)
         state = WorkerState(arrays=self._host.training_state(), opened=opened)
         caches = CacheFiles(sha256=sha256, opened=opened)
+        self._strikes.strike("computed", turn)
         return state, SnapshotReport(seconds=self._clock() - begun_s, caches=caches)
 
-    def _release(self, stage: int, lap: int, what: Inputs) -> None:
+    def _release(self, turn: int, stage: int, lap: int, what: Inputs) -> None:
+        self._strikes.strike("before", turn)
         if what == "frozen":
             self._host.release(stage, lap)
         elif self._cache is not None:
             self._cache.release(stage, lap)
+        self._strikes.strike("computed", turn)
 
     def _fetch(self, item: Item, reference: ObjectRef, source: CacheSource | None) -> _Fetched:
         asked_s = self._clock()
@@ -307,7 +327,7 @@ class StageWorker:
         )
 
     def _compute(self, item: Item, fetched: _Fetched, turn: int) -> _Computed:
-        strike(self._faults, turn, "before")
+        self._strikes.strike("before", turn, item)
         started_s, idle_since_s = self._clock(), self._idle_since_s
         work = self._host.work(item, fetched.features, fetched.labels, first=fetched.first)
         self._staging.mark()
@@ -318,7 +338,7 @@ class StageWorker:
             codec = self._spec.config.channel.codec
             departures += (self._cache.store(item, work.features, fetched.labels, codec=codec, staging=self._staging),)
         self._idle_since_s = self._clock()
-        strike(self._faults, turn, "computed")
+        self._strikes.strike("computed", turn, item)
         return _Computed(
             work=work,
             departures=departures,

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
+from distblock import BlockTrainer
 from distblock.config import make_config
 from distblock.errors import WorkerLostError
 from distblock.learning.stage import weights_sha256
@@ -21,7 +24,7 @@ from distblock.metrics.observer import Silent
 from distblock.preparation import make_course, make_job, prepare
 from distblock.runtime import driver
 from distblock.runtime.crew import State
-from distblock.runtime.faults import Fault
+from distblock.runtime.faults import Fault, FaultKind, fail_at
 
 pytestmark = pytest.mark.usefixtures("shared_ray")
 
@@ -123,20 +126,61 @@ def test_random_faults(regime: str):
         Fault(
             worker=worker,
             turn=draw.randrange(1, 14),
-            kind=draw.choice(["kill", "segfault"]),
+            kind=draw.choice(["kill", "segfault", "device"]),
             moment=draw.choice(["before", "computed", "stored"]),
         )
-        for worker in draw.sample(range(workers + 1), 3)
+        for worker in draw.sample(range(workers), min(workers, 3))
     ]
     check(values(regime), *faults)
 
 
-def test_a_worker_that_freezes_is_replaced():
+@pytest.mark.parametrize("kind", ["freeze", "hang"])
+def test_a_worker_that_freezes_is_replaced(kind: FaultKind):
     config = values("parallel")
     config["recovery"] = {**config["recovery"], "deadline_s": 3.0}
-    [failure] = check(config, Fault(worker=1, turn=8, kind="freeze"))
+    [failure] = check(config, Fault(worker=1, turn=8, kind=kind))
     assert failure.kind == "worker_froze"
     assert "no result for" in failure.cause
+
+
+def test_a_worker_whose_device_fails_is_replaced():
+    [failure] = check(values("parallel"), fail_at(2, 1, 2, "device"))
+    assert failure.kind == "worker_lost_device"
+    assert failure.place == "epoch 2, training microbatch 2"
+
+
+def test_one_worker_again_and_again():
+    faults = [Fault(worker=1, turn=turn, process=process) for process, turn in enumerate((4, 9, 9, 14))]
+    failures = check(values("parallel"), *faults)
+    assert {failure.who for failure in failures} == {"worker 1 (stages 1 to 1)"}
+
+
+@pytest.mark.parametrize("regime", ["parallel", "wavefront-cache", "wavefront-frozen"])
+def test_everything_back_to_the_last_checkpoint(regime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What other trainers do, and what a node's death takes: here for a worker's."""
+    faults = (
+        Fault(worker=1, turn=12),
+        Fault(worker=0, turn=9, attempt=1, kind="device"),
+        Fault(worker=2, turn=3, attempt=2),
+    )
+
+    def job_with_faults(*arguments: Any, **keywords: Any) -> driver.Job:
+        return replace(make_job(*arguments, **keywords), faults=faults)
+
+    monkeypatch.setattr("distblock.trainer.make_job", job_with_faults)
+    config = values(regime, checkpoint={"every_microbatches": 3}, run_dir=str(tmp_path / "run"))
+    config["recovery"] = {**config["recovery"], "scope": "run"}
+    summary = BlockTrainer(config).fit().metrics
+    assert summary is not None
+    expected, alone = undisturbed(values(regime))
+    assert [stage["weights_sha256"] for stage in summary["stages"]] == expected
+    kinds = [failure["kind"] for failure in summary["failures"]]
+    assert kinds == ["worker_died", "worker_lost_device", "worker_died"]
+    assert all(failure["place"].startswith(("checkpoint", "the beginning")) for failure in summary["failures"])
+    rows = pq.read_table(tmp_path / "run" / "metrics.parquet").to_pylist()
+    assert [(row["train_loss"], row["num_samples"]) for row in rows] == [
+        (row.train_loss, row.num_samples) for row in alone.rows()
+    ]
 
 
 def test_a_data_worker_that_dies_is_replaced():
@@ -146,7 +190,7 @@ def test_a_data_worker_that_dies_is_replaced():
 
 def test_what_kills_everyone_at_the_same_place_ends_the_run():
     with pytest.raises(WorkerLostError, match=r"worker 1 \(stages 1 to 1\), epoch 1, .*3rd time at the same place"):
-        run(values("parallel"), Fault(worker=1, turn=4, again=True))
+        run(values("parallel"), Fault(worker=1, turn=4, process=None))
 
 
 def test_a_limit_of_failures():

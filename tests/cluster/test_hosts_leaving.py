@@ -82,9 +82,11 @@ def test_after_the_context_nothing_is_left(error: type[BaseException] | None):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_after_the_owners_death_nothing_runs(number: signal.Signals):
+def test_after_the_owners_death_nothing_runs(number: signal.Signals, tmp_path: Path):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", OWNER]
     with subprocess.Popen(
-        [sys.executable, "-c", OWNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, cwd=tmp_path, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as owner:
         assert owner.stdout is not None
         own = set(owner.stdout.readline().split())

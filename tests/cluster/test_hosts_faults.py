@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster.hosts import Hosts, hosts, missing
+from cluster.hosts import Hosts, HostSettings, hosts, missing
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
@@ -41,7 +41,8 @@ while sum(node["Alive"] for node in ray.nodes()) != int(sys.argv[1]):
 
 @pytest.fixture(scope="module")
 def two() -> Iterator[Hosts]:
-    with hosts([1, 2], environment=SOON) as fleet:
+    second = HostSettings(cpus=2, resources={"special": 1}, environment={"MARK": "of host 1"})
+    with hosts([1, second], environment=SOON) as fleet:
         yield fleet
 
 
@@ -60,6 +61,16 @@ def alive(fleet: Hosts) -> dict[str, float]:
 
 def test_each_host_is_a_node_of_one_cluster(two: Hosts):
     assert alive(two) == {"10.77.0.1": 1, "10.77.0.2": 2}
+
+
+def test_resources_and_environment_of_one_host(two: Hosts):
+    code = """
+import os, ray
+ray.init(log_to_driver=False, logging_level="ERROR")
+mark = ray.remote(num_cpus=0, resources={"special": 1})(lambda: os.environ.get("MARK"))
+print([os.environ.get("MARK"), ray.get(mark.remote())])
+"""
+    assert python(two, code).stdout == "[None, 'of host 1']\n"
 
 
 def test_a_wrong_token_is_refused(two: Hosts):
@@ -102,3 +113,21 @@ def test_a_killed_host_is_dead_to_ray_and_joins_again(two: Hosts):
     assert python(two, WAIT, "2").returncode == 0
     assert alive(two) == {"10.77.0.1": 1, "10.77.0.2": 2}
     assert two.path(1, "/tmp/kept").read_text() == "on its disk"
+
+
+def test_a_power_failure_is_silent_and_ray_finds_out(two: Hosts):
+    two.cut_link(1)
+    two.kill_host(1)
+    assert python(two, WAIT, "1").returncode == 0
+    two.mend_link(1)
+    two.start_again(1)
+    assert python(two, WAIT, "2").returncode == 0
+
+
+def test_a_killed_head_begins_a_new_cluster(two: Hosts):
+    two.kill_host(0)
+    assert "ConnectionRefusedError" in python(two, CONNECT.replace("9", "6379"), "10.77.0.1", host=1).stderr
+    two.start_again(0)
+    assert alive(two) == {"10.77.0.1": 1}
+    two.start_again(1)
+    assert alive(two) == {"10.77.0.1": 1, "10.77.0.2": 2}

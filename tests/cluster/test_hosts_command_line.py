@@ -85,4 +85,4 @@ def test_what_the_command_line_refuses(arguments: list[str], message: str):
 
 def test_without_a_tool_it_says_which(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(shutil, "which", lambda tool: None if tool == "tc" else f"/sbin/{tool}")
-    assert missing() == "not installed: tc (Debian: iproute2, util-linux)"
+    assert missing.__wrapped__() == "not installed: tc (Debian: iproute2, util-linux)"

@@ -1,0 +1,64 @@
+"""A run over two hosts: the plain loop's weights, and the bytes that their interfaces counted."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.hosts import Hosts, HostSettings, Link, hosts, missing
+from distblock import BlockTrainer
+
+pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+
+EPOCHS = 2
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Weights of the stages after the plain loop."""
+    run_dir = str(tmp_path_factory.mktemp("plain") / "run")
+    result = BlockTrainer({"executor": "local", "regime": {"epochs": EPOCHS}, "run_dir": run_dir}).fit()
+    assert result.metrics is not None
+    return [stage["weights_sha256"] for stage in result.metrics["stages"]]
+
+
+@pytest.fixture(params=[Link(), Link(rate="100mbit", delay_s=0.0125)], ids=["unlimited", "100mbit-12.5ms"])
+def two(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Hosts]:
+    with hosts([HostSettings(cpus=2, link=request.param)] * 2, shared=[tmp_path]) as fleet:
+        yield fleet
+
+
+def test_digits_over_two_hosts(two: Hosts, tmp_path: Path, plain: list[str]):
+    before = [two.counters(host) for host in (0, 1)]
+    arguments = f"train --address {two.address} --resources.strategy SPREAD --regime.epochs {EPOCHS} --run-dir run"
+    done = two.run(
+        [sys.executable, "-m", "distblock", *arguments.split()], cwd=tmp_path, capture_output=True, timeout_s=600
+    )
+    assert done.returncode == 0, done.stderr
+    moved = [two.counters(host) - earlier for host, earlier in enumerate(before)]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert [stage["weights_sha256"] for stage in summary["stages"]] == plain
+
+    # What one host sends the other receives; the link loses nothing for good.
+    assert moved[0].tx_bytes == pytest.approx(moved[1].rx_bytes, rel=0.02)
+    hops = pq.read_table(tmp_path / "run" / "hops.parquet").to_pandas()
+    logged = hops.groupby("edge")["wire_bytes"].sum()
+    edges = [summary["data_edge"], *summary["edges"]]
+    assert logged.to_dict() == {edge["name"]: edge["wire_bytes"] for edge in edges}
+    # An edge lies between two hosts, or within one: Ray spreads the workers as it likes.
+    assert all(edge["cross_node_hops"] in (0, edge["hops"]) for edge in edges)
+    across = [edge["name"] for edge in edges if edge["cross_node_hops"]]
+    wire = int(logged[across].sum())
+    assert wire > 5_000_000
+    counted = moved[0].tx_bytes + moved[1].tx_bytes
+    print(f"\n{two.settings[0].link}: hosts sent {[m.tx_bytes for m in moved]}, together {counted} bytes")
+    print(
+        f"edges {', '.join(across)} put {wire} bytes on the wire, the interfaces counted {counted / wire - 1:.1%} more"
+    )
+    # Above: headers, Ray's calls and heartbeats, code, reports, and states on their way to the driver.
+    assert 1 < counted / wire < 1.5

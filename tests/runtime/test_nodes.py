@@ -1,0 +1,106 @@
+"""Nodes that die or fall silent in the middle of a run: it goes back to its last checkpoint, and loses nothing.
+
+Hosts are network namespaces with a Ray node each. The oracle is the plain loop.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.hosts import Hosts, hosts, missing
+from distblock import BlockTrainer
+
+pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+
+SOON = {
+    "RAY_health_check_initial_delay_ms": "500",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "5",
+}
+"""A node's death surfaces within seconds, instead of 15."""
+
+REGIMES: dict[str, dict[str, Any]] = {
+    "parallel": {"epochs": 25},
+    "wavefront": {"name": "wavefront", "laps": 3, "epochs": 5},
+}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Weights from the plain loop."""
+    folder = tmp_path_factory.mktemp("alone")
+    results = {}
+    for name, regime in REGIMES.items():
+        config = {
+            "executor": "local",
+            "data": {"batch_size": 96},
+            "regime": {**regime, "name": {"wavefront": "multi-lap"}.get(name, name)},
+            "run_dir": str(folder / name),
+        }
+        metrics = BlockTrainer(config).fit().metrics
+        assert metrics is not None
+        results[name] = [stage["weights_sha256"] for stage in metrics["stages"]]
+    return results
+
+
+@pytest.fixture
+def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Hosts]:
+    with hosts(request.param, environment=SOON, shared=[tmp_path]) as running:
+        yield running
+
+
+def train_and(hurt: Callable[[], None], mend: Callable[[], None] | None, fleet: Hosts, folder: Path, regime: str):
+    """Train, hurt the cluster in the fourth epoch, mend it once the run says that it waits; summary and log."""
+    flags = [part for key, value in REGIMES[regime].items() for part in (f"--regime.{key}", str(value))]
+    command = [*(sys.executable, "-m", "distblock", "train", "--address", fleet.address, "--run-dir", "run")]
+    command += [*("--data.batch-size", "96", "--checkpoint.every-microbatches", "20"), *flags]
+    command += ["--resources.strategy", "SPREAD"]
+    process = fleet.popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    log, steps = "", [(r"epoch +4/", hurt), (r"waiting for", mend)]
+    for line in process.stderr:
+        log += line
+        if steps and re.search(steps[0][0], line):
+            _, step = steps.pop(0)
+            if step is not None:
+                step()
+    assert process.wait(timeout=120) == 0, log
+    return json.loads((folder / "run" / "summary.json").read_text()), log
+
+
+def check(summary: dict[str, Any], expected: list[str]) -> dict[str, Any]:
+    assert [stage["weights_sha256"] for stage in summary["stages"]] == expected
+    [failure] = [failure for failure in summary["failures"] if failure["kind"] == "node_died"]
+    assert failure["place"].startswith("checkpoint")
+    assert failure["held_up_s"] > 0
+    return failure
+
+
+@pytest.mark.parametrize("fleet", [[2, 2, 2]], indirect=True, ids=["three"])
+@pytest.mark.parametrize("regime", REGIMES)
+def test_a_node_dies_and_the_others_go_on(fleet: Hosts, tmp_path: Path, alone: dict[str, list[str]], regime: str):
+    summary, log = train_and(lambda: fleet.kill_host(2), None, fleet, tmp_path, regime)
+    check(summary, alone[regime])
+    assert "all stages go back to checkpoint" in log
+
+
+@pytest.mark.parametrize("fleet", [[2, 2]], indirect=True, ids=["two"])
+def test_without_room_it_waits_for_a_node_to_return(fleet: Hosts, tmp_path: Path, alone: dict[str, list[str]]):
+    summary, log = train_and(lambda: fleet.kill_host(1), lambda: fleet.start_again(1), fleet, tmp_path, "parallel")
+    check(summary, alone["parallel"])
+    assert "waiting for 4 bundles" in log
+
+
+@pytest.mark.parametrize("fleet", [[2, 2, 2]], indirect=True, ids=["three"])
+def test_a_link_that_is_cut_and_stays_silent(fleet: Hosts, tmp_path: Path, alone: dict[str, list[str]]):
+    summary, _ = train_and(lambda: fleet.cut_link(2), None, fleet, tmp_path, "parallel")
+    check(summary, alone["parallel"])
