@@ -148,6 +148,18 @@ REUSES = Metric(
     labels=_STAGE,
     help="Microbatches that a worker trained on again, in the asynchronous regime; stage: the first one it hosts.",
 )
+USES = Metric(
+    name="distblock_uses_total",
+    kind="counter",
+    labels=_EDGE,
+    help="Training microbatches that crossed an edge and were trained on, each counted again when it is used again.",
+)
+STALENESS = Metric(
+    name="distblock_staleness_updates_total",
+    kind="counter",
+    labels=_EDGE,
+    help="Staleness, summed over these uses: updates the sender has made since it made the activation.",
+)
 IN_FLIGHT = Metric(
     name="distblock_in_flight_microbatches",
     kind="gauge",
@@ -161,7 +173,7 @@ FAILURES = Metric(
     name="distblock_failures_total",
     kind="counter",
     labels=("run", "kind"),
-    help="Failures that the run has survived; kind: worker_died, worker_froze, data_worker_died or data_worker_froze.",
+    help="Failures that the run has survived; kind: what happened, as in summary.json (worker_died, node_died, ...).",
 )
 
 CATALOGUE = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

@@ -3,23 +3,28 @@
 The client library's own counters live in a registry that all of a process shares, and add a creation time to each
 series. Here plain numbers are kept under the metrics of the catalogue, in a registry of the run's own; the client
 library turns them into text when they are scraped, so recording costs a few additions.
+
+A counter that appears with its first failure has, for Prometheus, never risen: `increase` needs the 0 before it. So
+every counter whose labels are known begins at 0, and what never happens can be told from what is not measured.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from distblock.errors import InputError
-from distblock.messages import Departure, Failure, Item, Part, StageReport, WorkerReport
+from distblock.messages import Departure, Failure, FailureKind, Item, Part, StageReport, WorkerReport
 from distblock.metrics import catalogue
 from distblock.metrics.accounting import PassSums
 from distblock.metrics.catalogue import CATALOGUE, Metric
 from distblock.metrics.hops import HopMatcher, HopPath, edge_name
+from distblock.metrics.staleness import Staleness
 
 
 class Exporter:
@@ -29,14 +34,17 @@ class Exporter:
         run: value of the label ``run``.
         host: address to listen on.
         port: port to listen on; 0 takes any free one, see `port`.
+        num_stages: stages of the run.
 
     Raises:
         InputError: the address or port cannot be listened on.
     """
 
-    def __init__(self, *, run: str, host: str, port: int) -> None:
+    def __init__(self, *, run: str, host: str, port: int, num_stages: int) -> None:
         self._values = _Values(run)
+        _begin_at_zero(self._values, num_stages)
         self._matcher = HopMatcher()
+        self._staleness = Staleness(num_stages)
         self._passes: dict[tuple[int, Part], tuple[int, PassSums]] = {}
         registry = CollectorRegistry()
         registry.register(self._values)
@@ -74,6 +82,10 @@ class Exporter:
                 self._values.add(catalogue.HOP_SECONDS, (name, "decode"), arrival.decode_s)
                 self._values.add(catalogue.EXPOSED, (name,), arrival.exposed_s)
                 self._count_hop(name, self._matcher.arrive(arrival.edge, node=report.node))
+            self._staleness.record(report)
+            for stage in report.stages:
+                if stage.stage > 0:
+                    self._set_staleness(stage.stage)
 
     def record_departure(self, departure: Departure, node: str) -> None:
         """Count the sender's side of a hop from the data to stage 0."""
@@ -132,6 +144,11 @@ class Exporter:
         values.set(catalogue.ACCURACY, (stage, item.part), sums.accuracy)
         values.set(catalogue.TRANSPORT_COST, (stage, item.part), sums.transport_cost)
 
+    def _set_staleness(self, edge: int) -> None:
+        sums = self._staleness.edges[edge]
+        self._values.set(catalogue.USES, (edge_name(edge),), sums.uses)
+        self._values.set(catalogue.STALENESS, (edge_name(edge),), sums.updates)
+
     def _count_departure(self, departure: Departure, node: str) -> None:
         values, name = self._values, edge_name(departure.edge)
         values.add(catalogue.PAYLOAD, (name,), departure.payload_bytes)
@@ -170,3 +187,26 @@ class _Values(Collector):
             for labels, value in values.items():
                 family.add_metric([self._run, *labels], value)
             yield family
+
+
+def _begin_at_zero(values: _Values, num_stages: int) -> None:
+    """Set all counters whose labels are known. Not idling, which only first stages of workers have, nor hops' paths."""
+    for stage in map(str, range(num_stages)):
+        for purpose in ("train", "evaluate"):
+            values.set(catalogue.MICROBATCHES, (stage, purpose), 0)
+            values.set(catalogue.SAMPLES, (stage, purpose), 0)
+        values.set(catalogue.COMPUTE, (stage,), 0)
+        values.set(catalogue.REUSES, (stage,), 0)
+    for edge in range(num_stages):
+        name = (edge_name(edge),)
+        for metric in (catalogue.PAYLOAD, catalogue.WIRE, catalogue.EXPOSED, catalogue.BACKPRESSURE, catalogue.DROPS):
+            values.set(metric, name, 0)
+        for phase in ("encode", "put", "fetch", "decode"):
+            values.set(catalogue.HOP_SECONDS, (*name, phase), 0)
+        values.set(catalogue.IN_FLIGHT, name, 0)
+        values.set(catalogue.IN_FLIGHT_BYTES, name, 0)
+    for edge in range(1, num_stages):
+        values.set(catalogue.USES, (edge_name(edge),), 0)
+        values.set(catalogue.STALENESS, (edge_name(edge),), 0)
+    for kind in get_args(FailureKind):
+        values.set(catalogue.FAILURES, (kind,), 0)

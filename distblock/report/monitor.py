@@ -90,7 +90,9 @@ class Monitor:
         self._progress = _progress(config, blueprint, plan, console)
         self._exporter = None
         if config.metrics.port is not None:
-            self._exporter = Exporter(run=run, host=config.metrics.host, port=config.metrics.port)
+            self._exporter = Exporter(
+                run=run, host=config.metrics.host, port=config.metrics.port, num_stages=blueprint.num_stages
+            )
             self.note(f"metrics: http://{config.metrics.host}:{self._exporter.port}/metrics")
 
     def begin(self) -> None:

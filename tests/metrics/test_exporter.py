@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import urllib.request
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 from prometheus_client import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
 
 from distblock.errors import InputError
-from distblock.messages import Failure, StageReport
+from distblock.messages import Failure, FailureKind, StageReport
 from distblock.metrics.accounting import Account
 from distblock.metrics.catalogue import CATALOGUE
 from distblock.metrics.exporter import Exporter
@@ -34,7 +35,7 @@ def value(family: Family, **labels: str) -> float:
 
 @pytest.fixture
 def exporter():
-    with Exporter(run="a-run", host="127.0.0.1", port=0) as exporter:
+    with Exporter(run="a-run", host="127.0.0.1", port=0, num_stages=3) as exporter:
         yield exporter
 
 
@@ -122,6 +123,36 @@ def test_edges_have_the_sums_of_the_account(scraped, account):
     assert value(scraped["distblock_in_flight_bytes"], edge="1->2") == 1_000
 
 
+def test_staleness_has_the_sums_of_the_account(run, exporter):
+    account = Account(num_stages=3)
+    for report in run.reports:
+        updates = report.item.number + 1
+        stages = tuple(replace(stage, updates=updates) for stage in report.stages)
+        told = replace(report, stages=stages)
+        exporter.record(told)
+        account.record(told)
+    families = scrape(exporter)
+    updates, uses = families["distblock_staleness_updates_total"], families["distblock_uses_total"]
+    for edge in (1, 2):
+        sums, name = account.staleness(edge), f"{edge - 1}->{edge}"
+        assert (value(uses, edge=name), value(updates, edge=name)) == (sums.uses, sums.updates)
+    assert account.staleness(2).uses > account.staleness(1).uses > 0  # the last worker uses inputs again
+    assert account.staleness(2).updates > account.staleness(1).updates
+
+
+def test_what_may_never_happen_begins_at_zero(exporter):
+    """`increase` over a counter that appears with its first failure is nothing: it needs the 0 before."""
+    families = scrape(exporter)
+    for kind in get_args(FailureKind):
+        assert value(families["distblock_failures_total"], kind=kind) == 0
+    for edge in ("data->0", "0->1", "1->2"):
+        assert value(families["distblock_drops_total"], edge=edge) == 0
+        assert value(families["distblock_backpressure_seconds_total"], edge=edge) == 0
+        assert value(families["distblock_in_flight_microbatches"], edge=edge) == 0
+    assert value(families["distblock_reuses_total"], stage="2") == 0
+    assert value(families["distblock_compute_seconds_total"], stage="1") == 0
+
+
 def test_a_scrape_sees_whole_reports(run, exporter):
     """A scrape that comes between the two stages of worker 0's report waits, and then sees both."""
     seen: list[dict[str, Family]] = []
@@ -131,23 +162,24 @@ def test_a_scrape_sees_whole_reports(run, exporter):
         def __iter__(self):
             for stage in tuple.__iter__(self):
                 yield stage
-                if stage.stage == 0:
+                if stage.stage == 0 and scraper.ident is None:
                     scraper.start()
                     scraper.join(timeout=0.3)
 
     exporter.record(replace(run.reports[0], stages=Interrupted(run.reports[0].stages)))
     scraper.join()
-    assert {sample.labels["stage"] for sample in seen[0]["distblock_samples_total"].samples} == {"0", "1"}
+    samples = seen[0]["distblock_samples_total"].samples
+    assert {sample.labels["stage"] for sample in samples if sample.value} == {"0", "1"}
 
 
 def test_a_taken_port_is_named(exporter):
     with pytest.raises(InputError, match=rf"metrics\.port: expected a free port on 127\.0\.0\.1, got {exporter.port} "):
-        Exporter(run="another", host="127.0.0.1", port=exporter.port)
+        Exporter(run="another", host="127.0.0.1", port=exporter.port, num_stages=3)
 
 
 def test_a_closed_exporter_frees_its_port():
-    first = Exporter(run="a-run", host="127.0.0.1", port=0)
+    first = Exporter(run="a-run", host="127.0.0.1", port=0, num_stages=3)
     port = first.port
     first.close()
-    with Exporter(run="a-run", host="127.0.0.1", port=port) as second:
+    with Exporter(run="a-run", host="127.0.0.1", port=port, num_stages=3) as second:
         assert second.port == port
