@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,10 @@ SUMMARY = "summary.json"
 METRICS = "metrics.parquet"
 HOPS = "hops.parquet"
 FINAL = "checkpoints/final"
+
+LONGEST_NAME = 100
+
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 State = dict[int, dict[str, np.ndarray]]
 """Weights and buffers, by stage, then by name."""
@@ -156,6 +162,25 @@ class RunDirectory:
         """
         files = self.read_manifest()["stage_files"]
         return {stage: load_weights(self.read(f"{FINAL}/{name}"), origin=name) for stage, name in enumerate(files)}
+
+
+def default_name(config: Config) -> str:
+    """What a run is called that nobody named: when it began, its data and its network."""
+    return _NOT_IN_NAMES.sub("-", f"{datetime.now():%Y%m%d-%H%M%S}-{config.data.name}-{config.model.name}")
+
+
+def check_name(name: str, *, where: str) -> str:
+    """A run's name is one folder's: it cannot lead out of the folder of runs.
+
+    Raises:
+        InputError: it is empty, too long, hidden, or has other characters; ``where`` says who gave it.
+    """
+    if not name or len(name) > LONGEST_NAME or name.startswith((".", "-")) or _NOT_IN_NAMES.search(name):
+        raise InputError(
+            f"{where}: expected a name of up to {LONGEST_NAME} letters, digits, dots, hyphens and underscores,"
+            f" a letter, a digit or an underscore first, got {name!r}"
+        )
+    return name
 
 
 def flatten(state: State) -> dict[str, np.ndarray]:

@@ -11,11 +11,13 @@ from contextlib import contextmanager
 
 import ray
 import torch
+from ray.exceptions import AuthenticationError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from distblock.config import Config
 from distblock.errors import InputError
 from distblock.runtime.placement import Resources, check_feasible
+from distblock.runtime.tokens import WHERE, check_token
 
 PATIENCE_S = 10.0
 """Seconds between two words on what a run waits for."""
@@ -84,16 +86,20 @@ def _connect(config: Config, needed: Sequence[Resources]) -> None:
     _check_listening(config.address)
     try:
         ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
+    except AuthenticationError:
+        raise InputError(f"address: expected a token for the cluster, got none; give it in {WHERE}") from None
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(
             f"address: expected a running Ray cluster at {config.address} that lets this process in, got: {reason}; see"
-            " that the Ray versions agree and that RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH gives the cluster's token"
+            f" that the Ray versions agree and that {WHERE} gives the cluster's token"
         ) from None
 
 
 def _check_listening(address: str) -> None:
-    """Ray itself would try for minutes before it says that nobody is there."""
+    """Ray itself would try for minutes before it says that nobody is there, or that a token is wrong."""
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", address)
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         return  # "auto" and its like, which Ray resolves
@@ -104,6 +110,7 @@ def _check_listening(address: str) -> None:
             f"address: expected a running Ray cluster at {address}, got: {error}; start one with ray start --head, or"
             " leave address out for an embedded Ray"
         ) from None
+    check_token(address)
 
 
 def _embedded(needed: Sequence[Resources]) -> Resources:
