@@ -61,7 +61,7 @@ def train(arguments: Sequence[str]) -> None:
     if config.address is not None:
         from distblock.runtime.tokens import use_token
 
-        use_token()
+        use_token(config.address)
     from distblock.report.tables import edges_table, size, stages_table
     from distblock.trainer import BlockTrainer
 

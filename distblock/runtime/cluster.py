@@ -98,13 +98,11 @@ def _connect(config: Config, needed: Sequence[Resources]) -> None:
 
 def _check_listening(address: str) -> None:
     """Ray itself would try for minutes before it says that nobody is there, or that a token is wrong."""
-    if address == "auto":
-        address = os.environ.get("RAY_ADDRESS", address)
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        return  # "auto" and its like, which Ray resolves
     try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+        # "auto" and its like Ray resolves.
+        if host and port.isdigit():
+            socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
     except OSError as error:
         raise InputError(
             f"address: expected a running Ray cluster at {address}, got: {error}; start one with ray start --head, or"

@@ -257,6 +257,6 @@ def _time(milliseconds: int | None) -> datetime | None:
 
 def _last_line(error: BaseException) -> str:
     """Of a server's traceback, what it ends with."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" .")]
     last = lines[-1] if lines else type(error).__name__
     return re.sub(r"^Request failed with status code \d+: |^ValueError: ", "", last).rstrip(".")[:300]

@@ -43,12 +43,13 @@ def token_header() -> dict[str, str]:
     return {} if token is None else {"authorization": f"Bearer {token}"}
 
 
-def use_token() -> None:
-    """Have Ray show the token where there is one: a process that joins a cluster does so only if told.
+def use_token(address: str) -> None:
+    """Have Ray show the token to a cluster that asks for one: left to itself, a process that joins one does not.
 
-    Ray reads this when it is imported, so this comes before.
+    Ray reads this setting when it is imported, so this comes before.
     """
-    if "RAY_AUTH_MODE" not in os.environ and cluster_token() is not None:
+    place = _place(address)
+    if place and "RAY_AUTH_MODE" not in os.environ and cluster_token() and _refuses(place, {}):
         os.environ["RAY_AUTH_MODE"] = "token"
 
 
@@ -56,22 +57,43 @@ def check_token(address: str) -> None:
     """Ask the cluster for its id, as Ray would next.
 
     Args:
-        address: host and port of the cluster's control store. A cluster that does not know the question, or does not
-            answer, is left to Ray.
+        address: host and port of the cluster's control store, or ``auto``. A cluster that does not know the question,
+            or does not answer, is left to Ray.
 
     Raises:
-        InputError: it wants another token than the one that Ray would show.
+        InputError: it wants another token than the one that Ray would show, or none.
     """
+    place = _place(address)
+    if place is None:
+        return
     shows = os.environ.get("RAY_AUTH_MODE") == "token"
+    asks = _refuses(place, {})
     header = token_header() if shows else {}
-    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+    if asks and (not header or _refuses(place, header)):
+        raise InputError(f"address: {refusal(address, header, shows=shows)}")
+    if shows and asks is False:
+        raise InputError(
+            f"address: the cluster at {address} asks for no token, but RAY_AUTH_MODE is token, and workers could not"
+            " reach this process; unset RAY_AUTH_MODE"
+        )
+
+
+def _place(address: str) -> str | None:
+    """Host and port, also of ``auto`` where Ray would take them from the environment."""
+    place = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
+    return place if place.rpartition(":")[2].isdigit() else None
+
+
+def _refuses(place: str, header: dict[str, str]) -> bool | None:
+    """Whether a cluster refuses that token, or none; None: it gave another answer, or none at all."""
+    with grpc.insecure_channel(place, options=[("grpc.enable_http_proxy", 0)]) as channel:
         ask = channel.unary_unary(_QUESTION)
         try:
             ask(b"", timeout=ANSWER_S, metadata=tuple(header.items()))
         except grpc.RpcError as error:
             code = error.code() if isinstance(error, grpc.Call) else None
-            if code == grpc.StatusCode.UNAUTHENTICATED:
-                raise InputError(f"address: {refusal(address, header, shows=shows)}") from None
+            return True if code == grpc.StatusCode.UNAUTHENTICATED else None
+        return False
 
 
 def refusal(address: str, header: dict[str, str], *, shows: bool = True) -> str:
