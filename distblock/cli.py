@@ -1,6 +1,7 @@
 """The command line: one verb a function.
 
-Exit status: 0 done, 1 the run failed, 2 something that was given cannot be used, 130 interrupted.
+Exit status: 0 done, 1 the run failed, 2 something that was given cannot be used, 130 interrupted; of a job that is
+followed, the job's.
 """
 
 from __future__ import annotations

@@ -83,20 +83,29 @@ def _connect(config: Config, needed: Sequence[Resources]) -> None:
             logging_level=logging.ERROR,
         )
         return
-    _check_listening(config.address)
+    join(config.address)
+
+
+def join(address: str) -> None:
+    """Connect this process to a running cluster.
+
+    Raises:
+        InputError: there is none at the address, or it does not let this process in.
+    """
+    _check_answers(address)
     try:
-        ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except AuthenticationError:
         raise InputError(f"address: expected a token for the cluster, got none; give it in {WHERE}") from None
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"address: expected a running Ray cluster at {config.address} that lets this process in, got: {reason}; see"
+            f"address: expected a running Ray cluster at {address} that lets this process in, got: {reason}; see"
             f" that the Ray versions agree and that {WHERE} gives the cluster's token"
         ) from None
 
 
-def _check_listening(address: str) -> None:
+def _check_answers(address: str) -> None:
     """Ray itself would try for minutes before it says that nobody is there, or that a token is wrong."""
     host, _, port = address.rpartition(":")
     try:
