@@ -42,6 +42,8 @@ JOBS_HELP = "usage: distblock jobs --address http://HEAD:8265    (lists the clus
 
 STOP_HELP = "usage: distblock stop JOB --address http://HEAD:8265    (as Ctrl-C would: the run ends in order)"
 
+SUBMIT_OPTIONS = ("--address", "--name", "--working-dir", "--python")
+
 RUNS = "~/distblock-runs"
 """Where runs lie on the head that were given no place; a job's own folder is removed after it."""
 
@@ -72,11 +74,7 @@ def submit(arguments: Sequence[str]) -> int:
     options, others = take_options([word for word in own if word != "--follow"], SUBMIT_OPTIONS)
     _nothing_left(others, "submit", "; the arguments of distblock train come after --")
     request = _request(options, make_config(read_settings(train)), follow="--follow" in own)
-    cluster = Jobs(_address(options))
-    try:
-        return _send(cluster, request)
-    except KeyboardInterrupt:
-        return _interrupted(cluster, request.name)
+    return _send(Jobs(_address(options)), request)
 
 
 def jobs(arguments: Sequence[str]) -> int:
@@ -101,9 +99,6 @@ def stop(arguments: Sequence[str]) -> int:
     name = check_name(others[0], where="stop")
     print(f"{name}: {Jobs(_address(options)).stop(name).state}")
     return 0
-
-
-SUBMIT_OPTIONS = ("--address", "--name", "--working-dir", "--python")
 
 
 def _request(options: Mapping[str, Sequence[str]], config: Config, *, follow: bool) -> Request:
@@ -146,7 +141,10 @@ def _send(cluster: Jobs, request: Request) -> int:
     if not request.follow:
         print(request.name)
         return 0
-    job = cluster.follow(request.name, lambda text: print(text, end="", flush=True))
+    try:
+        job = cluster.follow(request.name, lambda text: print(text, end="", flush=True))
+    except KeyboardInterrupt:
+        return _interrupted(cluster, request.name)
     status = _exit_status(job)
     if job.state == "FAILED" and job.exit_status is None:
         _say(f"{job.name} failed before it began: {' '.join(job.message.split())[:500]}")
