@@ -1,6 +1,7 @@
 """The command line: one verb a function.
 
-Exit status: 0 done, 1 the run failed, 2 something that was given cannot be used, 130 interrupted, 143 told to end.
+Exit status: 0 done, 1 the run failed, 2 something that was given cannot be used, 130 interrupted, 143 told to end; of a
+job that is followed, the job's.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -35,6 +36,9 @@ HELP = """usage: distblock VERB [...]
   compare    several settings under equal budgets, over seeds: what a point of accuracy costs
   tune       search settings on the validation part, with early stopping
   verify     check a network and its settings on a few microbatches, before hours are spent
+  submit     train as a job of a Ray cluster, from a machine that is no part of it
+  jobs       list a cluster's jobs
+  stop       stop a job
   bench      the benchmarks behind the README's figures
 
 distblock VERB --help says more."""
@@ -77,6 +81,10 @@ def resume(arguments: Sequence[str]) -> None:
 
 
 def _train(config: Config) -> None:
+    if config.address is not None:
+        from distblock.runtime.tokens import use_token
+
+        use_token(config.address)
     from distblock.report.tables import edges_table, size, stages_table
     from distblock.trainer import BlockTrainer
 
@@ -170,6 +178,27 @@ def compare(arguments: Sequence[str]) -> None:
     compare_main(arguments)
 
 
+def submit(arguments: Sequence[str]) -> int:
+    """``distblock submit --address http://HEAD:8265 [--follow] -- [--KEY VALUE ...]``."""
+    from distblock.submission import submit as submit_job
+
+    return submit_job(arguments)
+
+
+def jobs(arguments: Sequence[str]) -> int:
+    """``distblock jobs --address http://HEAD:8265``."""
+    from distblock.submission import jobs as list_jobs
+
+    return list_jobs(arguments)
+
+
+def stop(arguments: Sequence[str]) -> int:
+    """``distblock stop JOB --address http://HEAD:8265``."""
+    from distblock.submission import stop as stop_job
+
+    return stop_job(arguments)
+
+
 def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(HELP)
@@ -180,7 +209,7 @@ def _run(words: list[str]) -> int:
         print(__version__)
         return 0
     try:
-        _dispatch(words[0], words[1:])
+        return _dispatch(words[0], words[1:]) or 0
     except InputError as error:
         return _fail(error, 2)
     except PreemptedError as error:
@@ -190,18 +219,21 @@ def _run(words: list[str]) -> int:
     except KeyboardInterrupt:
         print("distblock: interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
-def _dispatch(verb: str, arguments: list[str]) -> None:
+def _dispatch(verb: str, arguments: list[str]) -> int | None:
+    """The verb's exit status, where it has one beside 0."""
     typed = {"evaluate": evaluate, "export": export}
-    plain = {"train": train, "resume": resume, "compare": compare, "tune": tune, "verify": verify, "bench": bench}
+    plain: dict[str, Callable[[Sequence[str]], int | None]] = {
+        **{"train": train, "resume": resume, "compare": compare, "tune": tune, "verify": verify, "bench": bench},
+        **{"submit": submit, "jobs": jobs, "stop": stop},
+    }
     if verb in plain:
-        plain[verb](arguments)
-    elif verb in typed:
+        return plain[verb](arguments)
+    if verb in typed:
         tyro.cli(typed[verb], args=arguments, prog=f"distblock {verb}")
-    else:
-        raise InputError(f"{verb}: expected one of {', '.join([*plain, *typed])}; see distblock --help")
+        return None
+    raise InputError(f"{verb}: expected one of {', '.join([*plain, *typed])}; see distblock --help")
 
 
 def _configuration(arguments: Sequence[str]) -> Config:

@@ -331,7 +331,8 @@ def _check_together(config: Config) -> None:
     if config.address is not None and config.address.startswith("ray://"):
         raise ValueError(
             f"address: expected host:port of the cluster, got {config.address}; Ray Client moves objects a hundred"
-            " times slower than the object store: run this command on a node of the cluster, with --address auto"
+            " times slower than the object store: run this command on a node of the cluster, with --address auto, or"
+            " send it there with distblock submit"
         )
     if config.resources.cpus_per_worker == 0 and config.resources.gpus_per_worker == 0:
         raise ValueError(

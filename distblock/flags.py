@@ -8,7 +8,7 @@ over the file's, and `distblock.config.make_config` checks the whole, once.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
@@ -32,6 +32,18 @@ def parse_flags(arguments: Sequence[str]) -> dict[str, Any]:
         key, field, negated = _find(flag)
         _put(values, key, _value(flag, field, words, negated))
     return values
+
+
+def as_flags(config: Config) -> list[str]:
+    """What was given of a configuration, as flags: `parse_flags` and `make_config` make the same of them."""
+    words: list[str] = []
+    for key, value in _leaves(config.model_dump(mode="json", exclude_unset=True), ""):
+        flag = f"--{key.replace('_', '-')}"
+        texts = ["none"] if value is None else [str(part) for part in (value if isinstance(value, list) else [value])]
+        # A value that looks like a flag would be taken for one.
+        is_joined = len(texts) == 1 and texts[0].startswith("--")
+        words += [f"{flag}={texts[0]}"] if is_joined else [flag, *texts]
+    return words
 
 
 def take_options(arguments: Sequence[str], names: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
@@ -111,6 +123,14 @@ def _walk(section: type[BaseModel], prefix: str) -> list[tuple[str, FieldInfo]]:
         else:
             found.append((f"{prefix}{name}", field))
     return found
+
+
+def _leaves(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _split(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:

@@ -6,7 +6,6 @@ Of Ray it knows only Train's types, so that whoever knows Ray Train is at home.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, Result, RunConfig
@@ -154,7 +153,7 @@ def _with_run_config(config: Config, run_config: RunConfig | None) -> Config:
 
 
 def _run_directory(config: Config, run_config: RunConfig | None) -> RunDirectory:
-    name = f"{datetime.now():%Y%m%d-%H%M%S}-{config.data.name}-{config.model.name}".replace("/", "-").replace(":", "-")
+    name = runs.default_name(config)
     if run_config is None or (run_config.storage_path is None and run_config.name is None):
         return RunDirectory.at(config.run_dir or f"runs/{name}")
     if config.run_dir is not None:
@@ -162,7 +161,9 @@ def _run_directory(config: Config, run_config: RunConfig | None) -> RunDirectory
             f"run_dir: expected it once, got run_dir={config.run_dir} and"
             f" RunConfig(storage_path={run_config.storage_path}, name={run_config.name}); leave one out"
         )
-    location = f"{str(run_config.storage_path or 'runs').rstrip('/')}/{run_config.name or name}"
+    if run_config.name is not None:
+        name = runs.check_name(run_config.name, where="RunConfig.name")
+    location = f"{str(run_config.storage_path or 'runs').rstrip('/')}/{name}"
     if run_config.storage_filesystem is not None:
         return RunDirectory(run_config.storage_filesystem, location)
     return RunDirectory.at(location)

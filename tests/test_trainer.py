@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow.fs
 import pytest
 import torch
-from clusters import Cluster, started_cluster
+from clusters import TOKEN, Cluster, started_cluster
 from ray.train import CheckpointConfig, RunConfig
 from safetensors.torch import load_file
 
@@ -64,6 +64,13 @@ def test_a_run_directory_by_uri(tmp_path: Path):
 def test_the_directory_is_named_once(tmp_path: Path):
     with pytest.raises(InputError, match=r"run_dir: expected it once, got run_dir=here and RunConfig\(storage_path="):
         BlockTrainer({"run_dir": "here"}, run_config=RunConfig(storage_path=str(tmp_path)))
+
+
+def test_a_run_cannot_leave_the_folder_of_runs(tmp_path: Path):
+    for name in ("../outside", "/outside", "..", "in/side"):
+        with pytest.raises(InputError, match=r"RunConfig\.name: expected a name of up to"):
+            BlockTrainer(QUICK, run_config=RunConfig(storage_path=str(tmp_path / "runs"), name=name))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_users_network_and_data_can_be_given_in_python(tmp_path: Path):
@@ -130,8 +137,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
-def train_on(cluster: Cluster, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    arguments = [*("--address", cluster.address, "--regime.epochs", "1", "--run-dir", "run")]
+def train_on(
+    cluster: Cluster, folder: Path, extra: Sequence[str] = (), **environment: str
+) -> subprocess.CompletedProcess[str]:
+    arguments = ["--address", cluster.address, "--regime.epochs", "1", "--run-dir", "run", *extra]
     return subprocess.run(
         [sys.executable, "-m", "distblock", "train", *arguments],
         cwd=folder,
@@ -170,11 +179,33 @@ def test_a_cluster_that_is_too_small_is_named(cluster: Cluster, tmp_path: Path):
     assert done.stderr.count("\n") == 1, done.stderr
 
 
-def test_a_wrong_token_is_named(cluster: Cluster, tmp_path: Path):
-    (tmp_path / "token").write_text("f" * 32)
-    done = train_on(cluster, tmp_path, RAY_AUTH_TOKEN_PATH=str(tmp_path / "token"))
+@pytest.mark.parametrize(
+    ("mode", "token", "said"),
+    [
+        ("token", "f" * 32, "got another one; give the cluster's in RAY_AUTH_TOKEN"),
+        ("token", None, "got none; give it in RAY_AUTH_TOKEN"),
+        ("token", "", "RAY_AUTH_TOKEN_PATH: expected a file with a token, got"),
+        ("disabled", TOKEN, "RAY_AUTH_MODE is not token; set it"),
+    ],
+)
+def test_a_wrong_or_missing_token_is_named(cluster: Cluster, tmp_path: Path, mode: str, token: str | None, said: str):
+    environment = {"HOME": str(tmp_path), "RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN_PATH": ""}
+    if token is not None:
+        (tmp_path / "token").write_text(token)
+        environment["RAY_AUTH_TOKEN_PATH"] = str(tmp_path / "token")
+    done = train_on(cluster, tmp_path, **environment)
     assert done.returncode == 2, done.stderr
-    assert "RAY_AUTH_TOKEN" in done.stderr.splitlines()[-1]
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_the_token_alone_lets_in(cluster: Cluster, tmp_path: Path):
+    # Ray would show it only where RAY_AUTH_MODE says so; a network that there is not ends the run before it trains.
+    environment = {name: value for name, value in cluster.environment.items() if name != "RAY_AUTH_MODE"}
+    done = train_on(Cluster(cluster.address, environment), tmp_path, extra=["--resources.cpus-per-worker", "99"])
+    assert done.returncode == 2, done.stderr
+    assert "CPU" in done.stderr
+    assert "token" not in done.stderr
 
 
 def test_an_address_where_nothing_listens(tmp_path: Path):

@@ -1,6 +1,7 @@
 """What a run leaves on disk, or in any place that pyarrow.fs reaches."""
 
 from distblock.runs.directory import CONFIG, HOPS, METRICS, SUMMARY, RunDirectory
+from distblock.runs.names import check_name, default_name
 from distblock.runs.weights import (
     FINAL,
     State,
@@ -19,6 +20,8 @@ __all__ = [
     "SUMMARY",
     "RunDirectory",
     "State",
+    "check_name",
+    "default_name",
     "flatten",
     "load_weights",
     "read_weights",

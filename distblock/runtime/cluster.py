@@ -13,11 +13,13 @@ from contextlib import contextmanager
 
 import ray
 import torch
+from ray.exceptions import AuthenticationError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from distblock.config import Config
 from distblock.errors import InputError
 from distblock.runtime.placement import Resources, check_feasible
+from distblock.runtime.tokens import WHERE, check_token
 
 PATIENCE_S = 10.0
 """Seconds between two words on what a run waits for."""
@@ -100,29 +102,41 @@ def _connect(config: Config, needed: Sequence[Resources]) -> None:
             logging_level=logging.ERROR,
         )
         return
-    _check_listening(config.address)
+    join(config.address)
+
+
+def join(address: str) -> None:
+    """Connect this process to a running cluster.
+
+    Raises:
+        InputError: there is none at the address, or it does not let this process in.
+    """
+    _check_answers(address)
     try:
-        ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except AuthenticationError:
+        raise InputError(f"address: expected a token for the cluster, got none; give it in {WHERE}") from None
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"address: expected a running Ray cluster at {config.address} that lets this process in, got: {reason}; see"
-            " that the Ray versions agree and that RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH gives the cluster's token"
+            f"address: expected a running Ray cluster at {address} that lets this process in, got: {reason}; see"
+            f" that the Ray versions agree and that {WHERE} gives the cluster's token"
         ) from None
 
 
-def _check_listening(address: str) -> None:
-    """Ray itself would try for minutes before it says that nobody is there."""
+def _check_answers(address: str) -> None:
+    """Ray itself would try for minutes before it says that nobody is there, or that a token is wrong."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        return  # "auto" and its like, which Ray resolves
     try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+        # "auto" and its like Ray resolves.
+        if host and port.isdigit():
+            socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
     except OSError as error:
         raise InputError(
             f"address: expected a running Ray cluster at {address}, got: {error}; start one with ray start --head, or"
             " leave address out for an embedded Ray"
         ) from None
+    check_token(address)
 
 
 def _embedded(needed: Sequence[Resources]) -> Resources:

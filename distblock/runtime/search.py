@@ -17,7 +17,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import BasicVariantGenerator
 
-from distblock.errors import InputError
+from distblock.runtime.cluster import join
 
 METRIC = "val_accuracy"
 """What trials report, and what is searched for."""
@@ -118,14 +118,10 @@ def _trainable(run: Callable[[str, Mapping[str, Any], Report], None]) -> Callabl
 def _connect(address: str | None) -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        ray.init(address="local", include_dashboard=False, **quiet)
-        return
-    try:
-        ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise InputError(f"address: expected a running Ray cluster at {address}, got: {error}") from None
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    else:
+        join(address)
 
 
 def _domain(each: Range) -> Any:
