@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distblock.bench import faults, memory, pipeline, slow_stage, wavefront
+from distblock.bench import faults, memory, pipeline, recovery, slow_stage, wavefront
 from distblock.errors import InputError
 
 BENCHMARKS = {
@@ -13,6 +13,7 @@ BENCHMARKS = {
     "slow-stage": slow_stage.main,
     "memory": memory.main,
     "faults": faults.main,
+    "recovery": recovery.main,
 }
 """Each by name: a function of the remaining arguments."""
 

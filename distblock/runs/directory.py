@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,7 +32,7 @@ class RunDirectory:
     Attributes:
         filesystem: where they are.
         root: the directory's path in it.
-        uri: what it was named by, where that was a URI.
+        uri: what it was named by, where that was a URI; without the keys that it may have held.
     """
 
     filesystem: fs.FileSystem
@@ -58,7 +59,7 @@ class RunDirectory:
             raise InputError(
                 f"run_dir: expected a local path or a URI that pyarrow.fs reaches, got {location}: {error}"
             ) from None
-        return cls(filesystem, root, str(location))
+        return cls(filesystem, root, _without_keys(str(location)))
 
     @property
     def name(self) -> str:
@@ -164,9 +165,16 @@ class RunDirectory:
         return json.loads(self.read(name))
 
     def write_config(self, config: Config) -> None:
-        """Write config.yaml."""
+        """Write config.yaml; keys in a URI stay out of it."""
+        if self.uri is not None:
+            config = config.model_copy(update={"run_dir": self.uri})
         self.write(CONFIG, dump_config(config).encode())
 
     def read_config(self) -> Config:
         """Read config.yaml."""
         return make_config(parse_values(self.read(CONFIG).decode(), origin=self.path(CONFIG)))
+
+
+def _without_keys(uri: str) -> str:
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
