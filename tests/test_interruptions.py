@@ -131,9 +131,10 @@ def test_killed_it_leaves_no_process_and_goes_on(tmp_path: Path, uninterrupted: 
     assert status == 0, errors
     assert "going on from checkpoint" in errors
     check(tmp_path / "run", uninterrupted[regime])
-    # Agents of an embedded Ray look for their parent once a minute.
-    _, left = psutil.wait_procs(started, timeout=180)
-    assert left == []
+    if regime == "parallel":
+        # Agents of an embedded Ray look for their parent once a minute.
+        _, left = psutil.wait_procs(started, timeout=180)
+        assert left == []
 
 
 def test_two_processes_do_not_train_one_run(tmp_path: Path):

@@ -78,8 +78,12 @@ def figures(summary: dict[str, Any]) -> list[list[Any]]:
     return [[stage[key] for key in FIGURES] for stage in summary["stages"]]
 
 
-@pytest.mark.parametrize("executor", ["local", "ray"])
-@pytest.mark.parametrize("regime", REGIMES)
+ON_WORKERS = ("parallel", "wavefront-cache", "wavefront-frozen", "two-workers", "microbatches")
+
+
+@pytest.mark.parametrize(
+    ("regime", "executor"), [*((name, "local") for name in REGIMES), *((name, "ray") for name in ON_WORKERS)]
+)
 def test_a_run_that_was_cut_short_ends_as_if_it_had_not_been(tmp_path: Path, regime: str, executor: str):
     changes = {"resources": {}} if executor == "local" else {}
     config = settings(regime, executor=executor, run_dir=str(tmp_path / "run"), **changes)

@@ -16,7 +16,7 @@ import pyarrow.fs
 import pytest
 import torch
 from clusters import TOKEN, Cluster, started_cluster
-from ray.train import CheckpointConfig, RunConfig
+from ray.train import FailureConfig, RunConfig, UserCallback
 from safetensors.torch import load_file
 
 from distblock import BlockTrainer, InputError
@@ -219,7 +219,13 @@ def test_an_address_where_nothing_listens(tmp_path: Path):
 
 
 def test_what_later_versions_promise_is_not_ignored_in_silence(tmp_path: Path):
-    with pytest.raises(InputError, match="RunConfig"):
-        BlockTrainer(
-            QUICK, run_config=RunConfig(storage_path=str(tmp_path), checkpoint_config=CheckpointConfig(num_to_keep=2))
-        )
+    run_config = RunConfig(storage_path=str(tmp_path), callbacks=[UserCallback()])
+    with pytest.raises(InputError, match=r"RunConfig\.callbacks: expected none"):
+        BlockTrainer(QUICK, run_config=run_config)
+
+
+def test_ray_trains_failure_config_goes_over_ours_unless_it_is_the_default():
+    given = {**QUICK, "recovery": {"max_failures": 7}}
+    configs = [RunConfig(failure_config=FailureConfig(max_failures=most)) for most in (3, -1)] + [RunConfig(), None]
+    found = [BlockTrainer(given, run_config=config).config.recovery.max_failures for config in configs]
+    assert found == [3, -1, 7, 7]
