@@ -6,6 +6,7 @@ Of Ray it knows only Train's types, so that whoever knows Ray Train is at home.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, Result, RunConfig
@@ -78,9 +79,10 @@ class BlockTrainer:
             StorageError: results could not be written.
         """
         directory = self.run_directory
-        with directory.owned():
+        with ExitStack() as stack:
             is_resumed = self.config.resume and directory.exists(runs.CONFIG)
             if is_resumed:
+                stack.enter_context(directory.owned())
                 check_not_ended(directory)
                 check_changes(directory.read_config(), self.config)
             needs_initial = not (is_resumed and numbers(directory))
@@ -88,9 +90,9 @@ class BlockTrainer:
             job = make_job(prepared, run=directory.name, model=self._model, dataset=self._dataset)
             if self.config.executor == "ray":
                 driver.check(job)
-            return self._fit(prepared, job, is_resumed=is_resumed)
+            return self._fit(prepared, job, stack, is_resumed=is_resumed)
 
-    def _fit(self, prepared: Prepared, job: driver.Job, *, is_resumed: bool) -> Result:
+    def _fit(self, prepared: Prepared, job: driver.Job, stack: ExitStack, *, is_resumed: bool) -> Result:
         directory = self.run_directory
         patience = Patience(self.config.regime.patience)
         with Monitor(
@@ -104,6 +106,7 @@ class BlockTrainer:
         ) as monitor:
             if not is_resumed:
                 directory.create()
+                stack.enter_context(directory.owned())
             attempts = Attempts(prepared, job, directory, monitor, patience, is_resumed=is_resumed)
             directory.write_config(self.config)
             keeper = Keeper(directory, note=monitor.note)

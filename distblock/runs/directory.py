@@ -140,7 +140,7 @@ class RunDirectory:
         Raises:
             InputError: another one does.
         """
-        if not isinstance(self.filesystem, fs.LocalFileSystem) or not self.exists(""):
+        if not isinstance(self.filesystem, fs.LocalFileSystem):
             yield
             return
         with Path(self.path(".lock")).open("w") as file:
