@@ -15,8 +15,8 @@ from distblock.messages import Failure, FailureKind
 from distblock.metrics.accounting import Account
 from distblock.preparation import Prepared, about, make_course
 from distblock.report.monitor import Monitor
-from distblock.resuming import restore
-from distblock.runs import METRICS, RunDirectory, State
+from distblock.resuming import before, restore
+from distblock.runs import HOPS, METRICS, RunDirectory, State
 from distblock.runs.checkpoints import Checkpoint, Restored
 from distblock.runtime import driver
 from distblock.saving import CheckpointSaver, told_to_end
@@ -24,7 +24,7 @@ from distblock.schedule.course import Course
 from distblock.schedule.failure import Failures
 from distblock.schedule.saving import CacheFiles, Resumed
 from distblock.schedule.stopping import Patience
-from distblock.scratch.features import new_folder
+from distblock.scratch.features import folder_of
 
 TRIES_S = (0.0, 1.0, 2.0, 4.0)
 """Seconds before each try to write a result."""
@@ -74,7 +74,8 @@ class Attempts:
         self._monitor = monitor
         self._patience = patience
         self._failures = Failures(self._config.recovery.max_failures)
-        self._folder = new_folder(directory.name)
+        # The same for whoever goes on with the run, so that nothing is left of one that was killed.
+        self._folder = folder_of(directory.name, directory.location)
         self._from: Restored | None = None
         self._attempt = 0
         if is_resumed:
@@ -87,6 +88,7 @@ class Attempts:
             cache_folder=self._folder,
             beside=self._config.executor == "ray",
         )
+        self._saver.forget_newer(None if self._from is None else self._from.number)
 
     def run(self) -> Outcome:
         """Until one comes to its end.
@@ -165,8 +167,8 @@ class Attempts:
     def _set_aside(self, restored: Restored) -> None:
         """Figures of other stages: they are kept apart, and counted anew."""
         self._adopt(restored)
-        self._directory.write_table(f"before-{restored.number:06d}-{METRICS}", self._monitor.metrics_table())
-        self._directory.write_table(f"before-{restored.number:06d}-hops.parquet", self._monitor.hops_table())
+        self._directory.write_table(before(restored.number, METRICS), self._monitor.metrics_table())
+        self._directory.write_table(before(restored.number, HOPS), self._monitor.hops_table())
         empty = Account(num_stages=self._prepared.blueprint.num_stages)
         self._monitor.restore(empty, restored.recorded.hops.slice(0, 0), elapsed_s=restored.recorded.elapsed_s)
 
@@ -175,7 +177,9 @@ class Attempts:
         survived = self._monitor.account.failures
         passed = self._saver.passed
         self._saver.reset()
-        restored, _ = restore(self._directory, blueprint=self._prepared.blueprint, note=self._monitor.note)
+        restored, is_cut_elsewhere = restore(
+            self._directory, blueprint=self._prepared.blueprint, note=self._monitor.note
+        )
         place = "the beginning" if restored is None else f"checkpoint {restored.number}"
         last = self._failures.tell(lost.who, place, lost.cause)
         if last is not None:
@@ -184,8 +188,11 @@ class Attempts:
             self._from = None
             empty = Account(num_stages=self._prepared.blueprint.num_stages)
             self._monitor.restore(empty, self._monitor.hops_table().slice(0, 0), elapsed_s=0.0)
+        elif is_cut_elsewhere:
+            self._set_aside(restored)
         else:
             self._adopt(restored)
+        self._saver.forget_newer(None if restored is None else restored.number)
         for failure in survived[len(self._monitor.account.failures) :]:
             self._monitor.keep_failure(failure)
         self._monitor.note(f"{lost}; all stages go back to {place}")

@@ -21,7 +21,7 @@ from distblock.data.dataset import DataSet
 from distblock.errors import PreemptedError
 from distblock.learning.host import Host, HostSpec
 from distblock.messages import Arrival, Departure, Item, WorkerReport
-from distblock.metrics.observer import Recorder
+from distblock.metrics.observer import Recorder, Silent
 from distblock.schedule.course import Course, Lane
 from distblock.schedule.laps import Cell
 from distblock.schedule.position import Position
@@ -133,7 +133,8 @@ class _Loop:
         """
         for item in lane.items:
             assert item is not None, "whatever a stream waits for has been told by now"
-            self._work(item)
+            # What is stored again has been counted when it was stored first.
+            self._work(item, Silent() if lane.rebuilds else self._observer)
             self._saver.count(1)
             self._saver.check_preempted()
             # In the middle of a file there can be no checkpoint.
@@ -147,10 +148,10 @@ class _Loop:
         sha256 = {} if self._cache is None else dict(self._cache.sha256)
         return CacheFiles(sha256=sha256, opened=frozenset(self._opened))
 
-    def _work(self, item: Item) -> None:
+    def _work(self, item: Item, observer: Recorder) -> None:
         """One microbatch through the stages that it is for."""
         reads = self._cache is not None and bool(item.stage)
-        features, labels, arrivals = self._cached(item) if reads else self._images(item)
+        features, labels, arrivals = self._cached(item) if reads else self._images(item, observer)
         started_s = time.perf_counter()
         work = self.host.work(item, features, labels, first=item.stage if reads else None)
         departures = work.departures
@@ -159,7 +160,7 @@ class _Loop:
             codec = self._spec.config.channel.codec
             departures += (self._cache.store(item, work.features, labels, codec=codec, staging=self._staging),)
         finished_s = time.perf_counter()
-        self._observer.record(
+        observer.record(
             WorkerReport(
                 worker=0,
                 item=item,
@@ -192,10 +193,10 @@ class _Loop:
         if self._cache is not None:
             self._cache.close()
 
-    def _images(self, item: Item) -> tuple[Features, Tensor, tuple[Arrival, ...]]:
+    def _images(self, item: Item, observer: Recorder) -> tuple[Features, Tensor, tuple[Arrival, ...]]:
         images, labels = self._data.microbatch(item)
         departure = Departure(edge=0, payload_bytes=images.nbytes, wire_bytes=0, encode_s=0.0, put_s=0.0)
-        self._observer.record_departure(departure, NODE, item)
+        observer.record_departure(departure, NODE, item)
         features = torch.from_numpy(images).to(self.host.device)
         arrival = Arrival(edge=0, fetch_s=0.0, decode_s=0.0, exposed_s=0.0)
         return features, torch.from_numpy(labels).to(self.host.device), (arrival,)

@@ -10,7 +10,7 @@ from distblock.config import Config
 from distblock.errors import InputError
 from distblock.learning.blueprint import Blueprint
 from distblock.learning.repartition import repartition
-from distblock.runs import SUMMARY, RunDirectory
+from distblock.runs import HOPS, METRICS, SUMMARY, RunDirectory
 from distblock.runs.checkpoints import Restored, read_newest
 
 FREE = (
@@ -52,10 +52,13 @@ def check_changes(before: Config, now: Config) -> None:
                 f"resume: {key}: expected {old.get(key)}, as the run began, got {value}; leave it out, or begin another"
                 " run with --model.init-from"
             )
-        if now.regime.name in ("sequential", "multi-lap", "wavefront"):
+        if now.regime.one_by_one or now.regime.patience is not None:
+            why = (
+                "stages are judged one by one" if now.regime.patience is not None else "stages are at different points"
+            )
             raise InputError(
-                f"resume: {key}: expected {old.get(key)}, got {value}: in the {now.regime.name} regime stages are at"
-                " different points, and cannot be cut elsewhere"
+                f"resume: {key}: expected {old.get(key)}, got {value}: in the {now.regime.name} regime"
+                f"{' with patience' if now.regime.patience is not None else ''} {why}, and cannot be cut elsewhere"
             )
 
 
@@ -89,12 +92,20 @@ def restore(
     if cuts == tuple(blueprint.partition.cuts):
         return restored, False
     states, renewed = repartition(restored.states, cuts=cuts, blueprint=blueprint)
+    begins = (
+        f"stages {renewed} begin with a new auxiliary classifier" if renewed else "every stage keeps its classifier"
+    )
     note(
         f"cut before blocks {list(blueprint.partition.cuts)} instead of {list(cuts)}: weights and optimizer state go"
-        f" with their blocks; stages {renewed} begin with a new auxiliary classifier; figures of stages and edges are"
-        " counted anew, those so far are in metrics-before.parquet and hops-before.parquet"
+        f" with their blocks; {begins}; figures of stages and edges are counted anew, those so far are in"
+        f" {before(restored.number, METRICS)} and {before(restored.number, HOPS)}"
     )
     return replace(restored, states=states), True
+
+
+def before(number: int, name: str) -> str:
+    """What a log is called that ends with a checkpoint."""
+    return f"before-{number:06d}-{name}"
 
 
 def check_not_ended(directory: RunDirectory) -> None:

@@ -103,11 +103,20 @@ class CheckpointSaver:
         Raises:
             PreemptedError: the run was told to end, and this was waited for.
         """
-        self._number += 1
-        self._write(self._number, held, _recorded(self._monitor.take_fork()))
+        recorded = _recorded(self._monitor.take_fork())
+        if self._preempted_s is not None:
+            self._await(self._left_s)
+        if self._writing is None:
+            self._number += 1
+            self._write(self._number, held, recorded)
         if self._preempted_s is not None and self._is_last:
-            self._await(self._preempted_s + self._config.grace_s - time.monotonic())
+            self._await(self._left_s)
             self.check_preempted(is_over=True)
+
+    @property
+    def _left_s(self) -> float:
+        """Seconds that are left to a run that has been told to end."""
+        return (self._preempted_s or 0.0) + self._config.grace_s - time.monotonic()
 
     def preempt(self) -> None:
         """The run has been told to end."""
@@ -135,6 +144,10 @@ class CheckpointSaver:
             )
             raise PreemptedError(f"told to end; {last}{why}; go on with: distblock resume {self._directory.location}")
 
+    def forget_newer(self, number: int | None) -> None:
+        """The run goes on from a checkpoint, or from its beginning (None): newer ones cannot be used."""
+        self.kept = [checkpoint for checkpoint in self.kept if number is not None and checkpoint.number <= number]
+
     def reset(self) -> None:
         """The run has gone back to the last checkpoint."""
         self._await(self._config.grace_s)
@@ -149,8 +162,6 @@ class CheckpointSaver:
         return self._failed
 
     def _write(self, number: int, held: Sequence[Held], recorded: Recorded) -> None:
-        if self._writing is not None:  # only where the run has been told to end
-            self._await(self._config.grace_s)
         caches = CacheFiles(
             folder=self._cache_folder,
             sha256=dict(chain.from_iterable(each.caches.sha256.items() for each in held)),
@@ -208,7 +219,7 @@ class CheckpointSaver:
 
     def _note_failure(self, error: BaseException) -> None:
         # What there is of it takes room that the next one may need.
-        with suppress(OSError):
+        with suppress(Exception):
             self._directory.remove_folder(checkpoints.folder_of(self._number), first=MANIFEST)
         self._failed = f"checkpoint {self._number}: {' '.join(str(error).split())}"
         self._pace.finish(cost_s=0.0, is_written=False)
@@ -231,13 +242,13 @@ class CheckpointSaver:
         )
         self.kept = [checkpoint for checkpoint in self.kept if checkpoint not in removed]
         kept = {checkpoint.number for checkpoint in self.kept}
-        for number in checkpoints.numbers(self._directory):
-            # Those that were never finished go as well.
-            if number not in kept:
-                try:
+        try:
+            for number in checkpoints.numbers(self._directory):
+                # Those that were never finished, or are damaged, go as well.
+                if number not in kept:
                     self._directory.remove_folder(checkpoints.folder_of(number), first=MANIFEST)
-                except OSError as error:
-                    self._monitor.note(f"checkpoint {number} could not be removed: {error}")
+        except Exception as error:  # a file system of the user's own may raise anything
+            self._monitor.note(f"checkpoints that are not kept could not be removed: {error}")
 
 
 def _recorded(fork: Fork) -> Recorded:

@@ -24,7 +24,7 @@ from distblock.report.summary import summarize
 from distblock.resuming import check_changes, check_not_ended
 from distblock.runs import RunDirectory
 from distblock.runs.checkpoints import Checkpoint as Kept
-from distblock.runs.checkpoints import numbers
+from distblock.runs.checkpoints import list_checkpoints
 from distblock.runtime import driver
 from distblock.schedule.stopping import Patience
 
@@ -85,7 +85,7 @@ class BlockTrainer:
                 stack.enter_context(directory.owned())
                 check_not_ended(directory)
                 check_changes(directory.read_config(), self.config)
-            needs_initial = not (is_resumed and numbers(directory))
+            needs_initial = not (is_resumed and list_checkpoints(directory))
             prepared = prepare(self.config, model=self._model, dataset=self._dataset, needs_initial=needs_initial)
             job = make_job(prepared, run=directory.name, model=self._model, dataset=self._dataset)
             if self.config.executor == "ray":
@@ -108,7 +108,7 @@ class BlockTrainer:
                 directory.create()
                 stack.enter_context(directory.owned())
             attempts = Attempts(prepared, job, directory, monitor, patience, is_resumed=is_resumed)
-            directory.write_config(self.config)
+            directory.write_config(self.config.model_copy(update={"resume": False}))
             keeper = Keeper(directory, note=monitor.note)
             try:
                 outcome = attempts.run()
@@ -134,24 +134,31 @@ class BlockTrainer:
 
 def _check_run_config(run_config: RunConfig | None) -> None:
     """What is asked for and not done must not pass in silence."""
-    if run_config is not None and run_config.callbacks:
-        raise InputError(f"RunConfig.callbacks: expected none, got {run_config.callbacks}; leave it out")
+    if run_config is None:
+        return
+    for name in ("callbacks", "worker_runtime_env"):
+        if getattr(run_config, name, None):
+            raise InputError(f"RunConfig.{name}: expected none, got {getattr(run_config, name)}; leave it out")
 
 
 def _with_run_config(config: Config, run_config: RunConfig | None) -> Config:
-    """Ray Train's settings go over ours, unless they are Ray Train's defaults, which a RunConfig always holds."""
+    """Ray Train's settings go over ours, one by one, unless they are Ray Train's defaults: a RunConfig always holds
+    these, and nothing tells whether they were meant."""
     if run_config is None:
         return config
-    values: dict[str, Any] = {}
     failure, checkpoint = run_config.failure_config, run_config.checkpoint_config
-    if failure not in (None, FailureConfig()):
-        values["recovery"] = {"max_failures": failure.max_failures}
-    if checkpoint not in (None, CheckpointConfig()):
-        values["checkpoint"] = {
-            "num_to_keep": checkpoint.num_to_keep,
-            "score": checkpoint.checkpoint_score_attribute,
-            "score_order": checkpoint.checkpoint_score_order,
-        }
+    theirs = [
+        (failure, FailureConfig(), "max_failures", "recovery", "max_failures"),
+        (checkpoint, CheckpointConfig(), "num_to_keep", "checkpoint", "num_to_keep"),
+        (checkpoint, CheckpointConfig(), "checkpoint_score_attribute", "checkpoint", "score"),
+        (checkpoint, CheckpointConfig(), "checkpoint_score_order", "checkpoint", "score_order"),
+        (failure, FailureConfig(), "preemption_grace_s", "checkpoint", "grace_s"),
+    ]
+    values: dict[str, Any] = {}
+    for given, default, name, section, key in theirs:
+        value = getattr(given, name, None)
+        if given is not None and value != getattr(default, name, None):
+            values.setdefault(section, {})[key] = value
     return make_config(merge(config.model_dump(), values)) if values else config
 
 

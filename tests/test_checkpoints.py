@@ -275,6 +275,15 @@ def test_a_storage_that_fails_for_a_while(tmp_path: Path, uninterrupted: list[st
     assert numbers(RunDirectory.at(tmp_path / "run")) == there
 
 
+def test_a_damaged_checkpoint_does_not_push_a_good_one_out(run: Path, uninterrupted: list[str]):
+    folder, number = newest(run)
+    flip(folder)
+    config = {"checkpoint": {"every_microbatches": 1000, "num_to_keep": 2}}
+    assert resume(run, **config)[0] == uninterrupted
+    there = [checkpoint.number for checkpoint in list_checkpoints(RunDirectory.at(run))]
+    assert number - 1 in there
+
+
 def test_a_storage_that_fails_to_the_end(tmp_path: Path):
     error, log = fit_on(lambda path: "checkpoints/" in path or path.endswith("summary.json"), tmp_path)
     assert isinstance(error, StorageError)

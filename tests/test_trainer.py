@@ -16,7 +16,7 @@ import pyarrow.fs
 import pytest
 import torch
 from clusters import TOKEN, Cluster, started_cluster
-from ray.train import FailureConfig, RunConfig, UserCallback
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, UserCallback
 from safetensors.torch import load_file
 
 from distblock import BlockTrainer, InputError
@@ -229,3 +229,10 @@ def test_ray_trains_failure_config_goes_over_ours_unless_it_is_the_default():
     configs = [RunConfig(failure_config=FailureConfig(max_failures=most)) for most in (3, -1)] + [RunConfig(), None]
     found = [BlockTrainer(given, run_config=config).config.recovery.max_failures for config in configs]
     assert found == [3, -1, 7, 7]
+
+
+def test_ray_trains_checkpoint_config_changes_only_what_it_sets():
+    given = {**QUICK, "checkpoint": {"score": "val_loss", "score_order": "min", "num_to_keep": 4}}
+    trainer = BlockTrainer(given, run_config=RunConfig(checkpoint_config=CheckpointConfig(num_to_keep=3)))
+    checkpoint = trainer.config.checkpoint
+    assert (checkpoint.num_to_keep, checkpoint.score, checkpoint.score_order) == (3, "val_loss", "min")

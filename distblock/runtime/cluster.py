@@ -17,7 +17,7 @@ from ray.exceptions import AuthenticationError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from distblock.config import Config
-from distblock.errors import InputError
+from distblock.errors import InputError, PreemptedError
 from distblock.runtime.placement import Resources, check_feasible
 from distblock.runtime.tokens import WHERE, check_token
 
@@ -52,8 +52,12 @@ def joined(config: Config, needed: Sequence[Resources], *, may_wait: bool = Fals
     """
     ours = not ray.is_initialized()
     if ours:
-        with _sigterm_kept():
-            _connect(config, needed)
+        try:
+            with _sigterm_kept():
+                _connect(config, needed)
+        except PreemptedError:
+            ray.shutdown()
+            raise
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if not may_wait:
@@ -82,7 +86,10 @@ def placed(needed: Sequence[Resources], *, strategy: str, note: Callable[[str], 
 def _sigterm_kept() -> Iterator[None]:
     """Ray puts a handler of its own in the place of whatever one there was."""
     handler = signal.getsignal(signal.SIGTERM)
-    yield
+    try:
+        yield
+    except SystemExit:
+        raise PreemptedError("told to end while it joined the cluster; nothing was done, start it again") from None
     if callable(handler) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
 

@@ -279,7 +279,10 @@ class _Run:
 
     def _finish_hop(self, event: Event, hop: Hop) -> None:
         lane, place, item = hop.lane, hop.place, hop.item
-        if place > 0:
+        # What is stored again has been counted when it was stored first.
+        if lane.lane.rebuilds:
+            pass
+        elif place > 0:
             self._observer.record(event.report)
         elif event.report is not None:
             departure, node = event.report

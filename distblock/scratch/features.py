@@ -111,6 +111,11 @@ def new_folder(run: str) -> str:
     return f"distblock-{run}-{uuid.uuid4().hex[:12]}"
 
 
+def folder_of(run: str, location: str) -> str:
+    """Name of the folder for the caches of the run at a location."""
+    return f"distblock-{run}-{hashlib.sha256(location.encode()).hexdigest()[:12]}"
+
+
 class FeatureCache:
     """The files of a run on one node; its workers there have different files in one folder.
 
