@@ -22,9 +22,10 @@ from distblock.learning.host import HostSpec
 from distblock.runtime.caches import CacheSource
 from distblock.runtime.faults import Fault, Strikes, planned
 from distblock.runtime.feeder import DataWorker
+from distblock.runtime.handover import Beginning, Ready, WorkerState
 from distblock.runtime.nodes import Nodes
 from distblock.runtime.seats import Actor, DataSeat, Event, StageSeat
-from distblock.runtime.worker import Beginning, Ready, StageWorker, WorkerState
+from distblock.runtime.worker import StageWorker
 from distblock.schedule.failure import Deadline
 from distblock.schedule.laps import Cell
 from distblock.schedule.saving import Resumed

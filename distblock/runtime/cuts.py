@@ -18,9 +18,9 @@ import ray
 from ray import ObjectRef
 
 from distblock.messages import Item
+from distblock.runtime.handover import SnapshotReport, WorkerState
 from distblock.runtime.lanes import Lane
 from distblock.runtime.seats import StageSeat
-from distblock.runtime.worker import SnapshotReport, WorkerState
 from distblock.schedule.position import Position, Reached
 from distblock.schedule.saving import Arrays, Held, Saver
 

@@ -17,7 +17,7 @@ from distblock.config import Config
 from distblock.data.dataset import DataInfo, open_data
 from distblock.messages import Departure, Item
 from distblock.runtime.faults import Strikes
-from distblock.runtime.worker import Ready
+from distblock.runtime.handover import Ready
 
 
 class DataWorker:

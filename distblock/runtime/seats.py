@@ -18,7 +18,7 @@ import ray
 from ray import ObjectRef
 
 from distblock.messages import Failure, Inputs, Item
-from distblock.runtime.worker import Beginning, Ready, SnapshotReport
+from distblock.runtime.handover import Beginning, Ready, SnapshotReport
 from distblock.schedule.failure import Deadline
 from distblock.schedule.laps import Cell
 from distblock.schedule.ledger import Ledger

@@ -1,0 +1,75 @@
+"""What a worker's process begins with, and what it hands out, so that another can take its place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from ray import ObjectRef
+
+from distblock.runtime.faults import Fault
+from distblock.schedule.saving import CacheFiles
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beginning:
+    """What a worker starts from.
+
+    Attributes:
+        turn: number of its first call.
+        initial: a reference to weights, by stage, then by name; or nothing.
+        state: a reference to the `WorkerState` of the process before it; or nothing.
+        caches: name of the folder with the run's caches, and what is known of files in it.
+        faults: when to die, in tests.
+        process: which of the worker's processes in this attempt it is, counted from 0.
+    """
+
+    turn: int = 0
+    initial: tuple[ObjectRef, ...] = ()
+    state: tuple[ObjectRef, ...] = ()
+    caches: CacheFiles = field(default_factory=CacheFiles)
+    faults: tuple[Fault, ...] = ()
+    process: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerState:
+    """A snapshot.
+
+    Attributes:
+        arrays: the stages' training state, by stage, then by name.
+        opened: names of the cache files that have been opened.
+    """
+
+    arrays: dict[int, dict[str, np.ndarray]]
+    opened: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SnapshotReport:
+    """What there is to say of a snapshot.
+
+    Attributes:
+        seconds: in which the worker could not compute.
+        caches: the worker's finished cache files, and those it has opened.
+    """
+
+    seconds: float
+    caches: CacheFiles
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ready:
+    """Where a worker is.
+
+    Attributes:
+        node: address of the host.
+        node_id: Ray's name of the node, which is new where a node starts again at the same address.
+        folder: the path of its caches there.
+        whole: names of the cache files that it has found whole.
+    """
+
+    node: str
+    node_id: str
+    folder: str | None = None
+    whole: frozenset[str] = frozenset()
