@@ -39,7 +39,7 @@ def test_code_goes_and_what_lies_beside_it_stays(folder: Path, tmp_path: Path, m
     assert pack(folder, tmp_path / "a.zip") == Packed(num_files=4, too_large=("weights.bin",))
     assert own(tmp_path / "a.zip") == sorted(FILES[:4])
     names = zipfile.ZipFile(tmp_path / "a.zip").namelist()
-    assert {"distblock/__init__.py", "distblock/data/dataset.py", "distblock/runs.py"} <= set(names)
+    assert {"distblock/__init__.py", "distblock/data/dataset.py", "distblock/runs/directory.py"} <= set(names)
     assert not any("__pycache__" in name for name in names)
 
 
