@@ -265,7 +265,9 @@ def test_a_loss_that_is_not_finite_is_named(command: Command):
 def test_a_worker_that_dies_is_named(command: Command):
     done = command.run("train", "--model.name", "nets:dies", "--model.classifier", "linear")
     assert done.returncode == 1
-    assert "worker 1 (stages 1 to 1): its process ended" in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert "distblock: worker 1 (stages 1 to 1), epoch 1, training microbatch 0: its process ended" in last
+    assert "for the 3rd time at the same place" in last
 
 
 @pytest.mark.parametrize("times", [1, 2])
