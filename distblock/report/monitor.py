@@ -97,7 +97,7 @@ class Monitor:
 
     def begin(self) -> None:
         """The workers are ready and the first microbatch is on its way: time counts from here."""
-        self._begun_s = time.monotonic()
+        self._begun_s = self._begun_s or time.monotonic()
 
     @property
     def has_begun(self) -> bool:
@@ -115,13 +115,15 @@ class Monitor:
         Args:
             account: the sums.
             hops: rows of hops.parquet.
-            elapsed_s: seconds that the run had taken.
+            elapsed_s: seconds that the run had taken; a run that is under way has lost some, which count.
         """
         self.account = account
         self._hops = HopsLog(interval_s=self._interval_s, before=hops, account=account)
         self._settling = Settling(Account.from_json(account.to_json()), drops=self._drops)
-        self._before_s, self._begun_s, self._forked = elapsed_s, None, None
-        self.wall_s = elapsed_s
+        self._forked = None
+        if self._begun_s is None:
+            self._before_s = elapsed_s
+        self.wall_s = self.elapsed_s
         self._progress.go_on(account)
         for row in account.rows():
             sums = account.stage_pass(row.stage, row.epoch, "validation")
