@@ -150,23 +150,21 @@ class Attempts:
         if restored is None:
             self._monitor.note("no checkpoint: the run begins anew")
             return
-        if is_cut_elsewhere:
-            self._set_aside(restored)
-        else:
-            self._adopt(restored)
+        self._take_up(restored, is_cut_elsewhere=is_cut_elsewhere)
         self._monitor.note(f"going on from checkpoint {restored.number}")
         self._monitor.expect_recovery(_interrupted(restored))
 
-    def _adopt(self, restored: Restored) -> None:
+    def _take_up(self, restored: Restored, *, is_cut_elsewhere: bool) -> None:
         self._from = restored
         self._folder = restored.caches.folder
         recorded = restored.recorded
         account = Account.from_json(recorded.account)
         self._monitor.restore(account, recorded.hops, elapsed_s=recorded.elapsed_s)
+        if is_cut_elsewhere:
+            self._set_aside(restored)
 
     def _set_aside(self, restored: Restored) -> None:
         """Figures of other stages: they are kept apart, and counted anew."""
-        self._adopt(restored)
         self._directory.write_table(before(restored.number, METRICS), self._monitor.metrics_table())
         self._directory.write_table(before(restored.number, HOPS), self._monitor.hops_table())
         empty = Account(num_stages=self._prepared.blueprint.num_stages)
@@ -188,10 +186,8 @@ class Attempts:
             self._from = None
             empty = Account(num_stages=self._prepared.blueprint.num_stages)
             self._monitor.restore(empty, self._monitor.hops_table().slice(0, 0), elapsed_s=0.0)
-        elif is_cut_elsewhere:
-            self._set_aside(restored)
         else:
-            self._adopt(restored)
+            self._take_up(restored, is_cut_elsewhere=is_cut_elsewhere)
         self._saver.forget_newer(None if restored is None else restored.number)
         for failure in survived[len(self._monitor.account.failures) :]:
             self._monitor.keep_failure(failure)

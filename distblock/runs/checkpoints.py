@@ -14,7 +14,7 @@ from safetensors.numpy import save as save_safetensors
 
 from distblock.errors import InputError
 from distblock.runs.bundle import MANIFEST, Bundle, read_bundle, write_bundle
-from distblock.runs.directory import RunDirectory
+from distblock.runs.directory import RunDirectory, parquet_bytes
 from distblock.runs.weights import load_weights, stage_file
 from distblock.schedule.position import Position
 from distblock.schedule.saving import Arrays, CacheFiles
@@ -114,9 +114,7 @@ def write_checkpoint(
         for stage, arrays in states:
             yield stage_file(stage), save_safetensors(dict(arrays))
         yield ACCOUNT, json.dumps(recorded.account).encode()
-        sink = pa.BufferOutputStream()
-        pq.write_table(recorded.hops, sink)
-        yield HOPS, sink.getvalue().to_pybytes()
+        yield HOPS, parquet_bytes(recorded.hops)
 
     manifest = {
         **about,

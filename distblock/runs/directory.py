@@ -117,10 +117,6 @@ class RunDirectory:
         with self.filesystem.open_input_stream(self.path(name)) as stream:
             return stream.read()
 
-    def read_table(self, name: str) -> pa.Table:
-        """Read a Parquet file."""
-        return pq.read_table(pa.BufferReader(self.read(name)))
-
     def folders(self, name: str) -> list[str]:
         """Names of the folders in a folder, in order; none if it is not there."""
         selector = fs.FileSelector(self.path(name), allow_not_found=True)
@@ -152,9 +148,7 @@ class RunDirectory:
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a Parquet file."""
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink)
-        self.write(name, sink.getvalue().to_pybytes())
+        self.write(name, parquet_bytes(table))
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file with the version of the format."""
@@ -173,6 +167,13 @@ class RunDirectory:
     def read_config(self) -> Config:
         """Read config.yaml."""
         return make_config(parse_values(self.read(CONFIG).decode(), origin=self.path(CONFIG)))
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A table as the content of a Parquet file."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return sink.getvalue().to_pybytes()
 
 
 def _without_keys(uri: str) -> str:

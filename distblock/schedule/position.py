@@ -74,11 +74,6 @@ class Position:
         cell = None if item.stage is None else Cell(lap=item.lap, stage=item.stage)
         return cell in self.running and item.number < self.running[cell].items
 
-    @property
-    def num_items(self) -> int:
-        """Microbatches that have passed in the streams under way."""
-        return sum(reached.items for reached in self.running.values())
-
     def to_json(self) -> dict[str, Any]:
         """As numbers and lists."""
         running = [
