@@ -109,6 +109,9 @@ class Cuts:
 
 def _held(state: ObjectRef, report: SnapshotReport) -> Held:
     def fetch() -> Iterator[tuple[int, Arrays]]:
+        # A get that waits while the object's node dies may end this process (seen once: a check of Ray's own failed in
+        # its client of the store). A wait does not; what is got is then here.
+        ray.wait([state])
         fetched: WorkerState = ray.get(state)
         yield from fetched.arrays.items()
 
