@@ -84,7 +84,8 @@ class Monitor:
         self._interval_s = config.metrics.interval_s
         self._hops = HopsLog(interval_s=self._interval_s)
         self._drops = config.regime.name == "asynchronous"
-        self._settling = Settling(Account(num_stages=blueprint.num_stages), drops=self._drops)
+        self._replicas = config.replicas if config.executor == "ray" else 1
+        self._settling = self._new_settling(Account(num_stages=blueprint.num_stages))
         self._forked: tuple[HopsLog, float] | None = None
         self._recovering: tuple[Failure, float] | None = None
         self._progress = _progress(config, blueprint, plan, console)
@@ -119,7 +120,7 @@ class Monitor:
         """
         self.account = account
         self._hops = HopsLog(interval_s=self._interval_s, before=hops, account=account)
-        self._settling = Settling(Account.from_json(account.to_json()), drops=self._drops)
+        self._settling = self._new_settling(Account.from_json(account.to_json()))
         self._forked = None
         if self._begun_s is None:
             self._before_s = elapsed_s
@@ -129,6 +130,9 @@ class Monitor:
             sums = account.stage_pass(row.stage, row.epoch, "validation")
             if sums is not None and sums.num_samples >= self._num_validation:
                 self._patience.tell(row.stage, row.lap, row.epoch, sums.accuracy)
+
+    def _new_settling(self, account: Account) -> Settling:
+        return Settling(account, drops=self._drops, replicas=self._replicas)
 
     def fork(self, position: Position) -> None:
         """From now on, what lies within a position is recorded apart, too."""

@@ -40,7 +40,7 @@ def test_whoever_takes_over_gets_time_to_start():
     deadline = Deadline(5.0)
     deadline.begin(0.0)
     deadline.finish(0.1, is_idle=False)
-    deadline.restart(10.0)
+    deadline.restart(10.0, is_idle=False)
     assert deadline.overdue_s(10.0 + START_S) is None
 
 
