@@ -344,10 +344,8 @@ class _Run:
 
     def _replace(self, seat: Seat, what: str, why: str) -> None:
         """Another process for a seat."""
-        entry = seat.ledger.oldest_unfinished
-        assert entry is not None
-        place = str(entry.call.item) if isinstance(entry.call, Hop) else type(entry.call).__name__.lower()
-        last = self._failures.tell(seat.name, f"{place}, call {entry.turn}", why)
+        place, turn = _place(seat)
+        last = self._failures.tell(seat.name, f"{place}, call {turn}", why)
         if last is not None:
             raise WorkerLostError(f"{seat.name}, {place}: {why} ({last})")
         kinds: dict[tuple[bool, str], FailureKind] = {
@@ -374,6 +372,14 @@ class _Run:
             failure, since_s = seat.recovering
             seat.recovering = None
             self._observer.record_failure(replace(failure, held_up_s=time.monotonic() - since_s))
+
+
+def _place(seat: Seat) -> tuple[str, int]:
+    """Where a worker is, in words, and the number of its call. It may be computing again what is known already."""
+    entry = seat.ledger.oldest_unfinished or next(iter(reversed(seat.ledger.entries)), None)
+    if entry is None:
+        return "its next call", seat.ledger.next_turn
+    return str(entry.call.item) if isinstance(entry.call, Hop) else type(entry.call).__name__.lower(), entry.turn
 
 
 def _reads(call: Call, cell: Cell) -> bool:

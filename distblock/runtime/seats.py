@@ -166,7 +166,7 @@ class Seat:
         self.incarnation += 1
         self.beginning = replace(self.beginning, process=self.incarnation)
         self.actor = self._start(self.beginning)
-        self.deadline.restart(time.monotonic())
+        self.deadline.restart(time.monotonic(), is_idle=self.ledger.oldest_unfinished is None)
         self._num_sent = 0
         self._unsent = deque((entry.turn, entry.call) for entry in self.ledger.entries)
         self._send_some()

@@ -39,9 +39,9 @@ class Deadline:
             self._longest_s = max(self._longest_s or 0.0, now_s - self._since_s)
         self._since_s = None if is_idle else now_s
 
-    def restart(self, now_s: float) -> None:
-        """Another process takes its place; what the last one took still counts."""
-        self._since_s = now_s
+    def restart(self, now_s: float, *, is_idle: bool) -> None:
+        """Another process takes its place; whether all that was asked of it is known. It may take long to start."""
+        self._since_s = None if is_idle else now_s
         self._longest_s = None
 
     def overdue_s(self, now_s: float) -> float | None:
