@@ -59,13 +59,15 @@ class Failures:
 
     Args:
         most: how many a run survives; -1: any number.
+        at_one_place: deaths of one worker at one and the same call that end the run.
 
     Attributes:
         count: how many there were.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, at_one_place: int = AT_ONE_PLACE) -> None:
         self._most = most
+        self._at_one_place = at_one_place
         self.count = 0
         self._causes: dict[tuple[str, str], list[str]] = {}
 
@@ -83,8 +85,8 @@ class Failures:
         self.count += 1
         causes = self._causes.setdefault((who, place), [])
         causes.append(cause)
-        if len(causes) >= AT_ONE_PLACE:
-            return f"for the {AT_ONE_PLACE}rd time at the same place; the first time: {causes[0]}"
+        if len(causes) >= self._at_one_place:
+            return f"for the {len(causes)}rd time at the same place; the first time: {causes[0]}"
         if self._most >= 0 and self.count > self._most:
             return f"failure {self.count}, and recovery.max_failures is {self._most}"
         return None
