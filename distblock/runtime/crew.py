@@ -81,7 +81,7 @@ class Crew:
 
     Args:
         job: the run.
-        group: its placement group: a bundle a worker, then a bundle a data worker.
+        group: its placement group: a bundle a worker, or a bundle a row of them, then a bundle a data worker.
 
     Attributes:
         workers, feeders: the seats.
@@ -92,6 +92,8 @@ class Crew:
     def __init__(self, job: Job, group: PlacementGroup) -> None:
         self._job = job
         self._group = group
+        config = job.hosts[0].config
+        self._has_rows = group.bundle_count == config.replicas + config.data.workers
         self.nodes = Nodes()
         caches = job.resumed.caches
         self._caches = replace(caches, folder=caches.folder or new_folder(job.hosts[0].run))
@@ -171,8 +173,7 @@ class Crew:
         spec, num_hosts = self._job.hosts[index], len(self._job.hosts)
         actors = []
         for replica in range(spec.config.replicas):
-            # Replicas of one number lie beside each other through all stages: most of what crosses is activations.
-            bundle = num_hosts * replica + index
+            bundle = replica if self._has_rows else num_hosts * replica + index
             actors.append(start_worker(spec, index, self._group, bundle=bundle, beginning=beginning, replica=replica))
         if len(actors) > 1:
             address = actors[0].open_group.remote()
@@ -182,7 +183,7 @@ class Crew:
 
     def _feeder(self, index: int) -> DataSeat:
         job, config = self._job, self._job.hosts[0].config
-        bundle = len(job.hosts) * (config.replicas - 1) + index
+        bundle = self._group.bundle_count - config.data.workers + index - len(job.hosts)
         options = _options(self._group, bundle, cpus=1.0, gpus=0.0)
 
         def start(beginning: Beginning) -> list[Actor]:

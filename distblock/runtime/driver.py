@@ -28,11 +28,11 @@ from ray.exceptions import (
 from distblock.errors import AttemptLostError, DeviceLostError, InputLostError, PeerLostError, WorkerLostError
 from distblock.messages import Failure, FailureKind, Item
 from distblock.metrics.observer import Observer
-from distblock.runtime.cluster import check_machine, joined, placed
+from distblock.runtime.cluster import check_machine, joined, living, placed
 from distblock.runtime.crew import Crew, Job, State, cause, crew, in_one_line, same
 from distblock.runtime.cuts import Cuts
 from distblock.runtime.lanes import Lane
-from distblock.runtime.placement import Resources, bundles
+from distblock.runtime.placement import Resources, bundles, in_rows
 from distblock.runtime.seats import Call, Collect, DataSeat, Event, Hop, Release, Seat, Snapshot, StageSeat
 from distblock.schedule.course import Course
 from distblock.schedule.course import Lane as Stream
@@ -98,7 +98,8 @@ def execute(
     failures = failures or Failures(config.recovery.max_failures)
     with ExitStack() as stack:
         stack.enter_context(joined(config, _bundles(job), may_wait=failures.count > 0))
-        group = stack.enter_context(placed(_bundles(job), strategy=config.resources.strategy, note=note))
+        needed = in_rows(_bundles(job), living(), config)
+        group = stack.enter_context(placed(needed, strategy=config.resources.strategy, note=note))
         people = stack.enter_context(crew(job, group))
         course.miss(people.missing(course.unread))
         return _Run(job, people, course, observer, note, saver or NoSaver(), failures).loop()

@@ -11,9 +11,11 @@ in MPICH".
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 from concurrent.futures import Future
 from datetime import timedelta
+from ipaddress import ip_address, ip_network
 
 import psutil
 import torch
@@ -21,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
+from distblock.errors import InputError
 from distblock.learning.replicas import PeersGoneError, add_in_order
 
 PATIENCE = timedelta(hours=6)
@@ -82,12 +85,17 @@ class Group:
 
 
 def interface_of(address: str) -> str:
-    """The network interface that has an address of this host.
+    """The network interface of this host in whose network an address lies.
 
     Raises:
-        RuntimeError: none has.
+        InputError: there is none.
     """
     for name, addresses in psutil.net_if_addrs().items():
-        if any(each.address == address for each in addresses):
-            return name
-    raise RuntimeError(f"no network interface of this host has Ray's address of it, {address}")
+        for each in addresses:
+            is_there = each.netmask is not None and each.family == socket.AF_INET
+            if is_there and ip_address(address) in ip_network(f"{each.address}/{each.netmask}", strict=False):
+                return name
+    raise InputError(
+        f"replicas: expected a network interface of this host in the network of {address}, Ray's address of it, got"
+        f" {', '.join(psutil.net_if_addrs())}; start the node with ray start --node-ip-address"
+    )
