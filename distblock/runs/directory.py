@@ -24,6 +24,8 @@ SUMMARY = "summary.json"
 METRICS = "metrics.parquet"
 HOPS = "hops.parquet"
 
+_LOCK = ".lock"
+
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -82,6 +84,14 @@ class RunDirectory:
         except OSError as error:
             raise InputError(f"run_dir: cannot make {self.root}: {error}") from None
 
+    def withdraw(self) -> None:
+        """Remove what a run that never began has written, and the directory, if nothing else is in it."""
+        for name in (CONFIG, _LOCK):
+            if self.exists(name):
+                self.filesystem.delete_file(self.path(name))
+        if not self.filesystem.get_file_info(fs.FileSelector(self.root, allow_not_found=True)):
+            self.filesystem.delete_dir(self.root)
+
     def path(self, name: str) -> str:
         """A file's path in the file system."""
         return posixpath.join(self.root, name)
@@ -139,7 +149,7 @@ class RunDirectory:
         if not isinstance(self.filesystem, fs.LocalFileSystem):
             yield
             return
-        with Path(self.path(".lock")).open("w") as file:
+        with Path(self.path(_LOCK)).open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
