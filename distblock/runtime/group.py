@@ -50,8 +50,16 @@ class Group:
 
     def open(self) -> tuple[str, int]:
         """Let the others come: the address to join at."""
-        store = self._store = TCPStore(self._node, 0, self.count, is_master=True, wait_for_workers=False)
-        return self._node, store.port
+        # Left to itself the store would listen on every address of the host.
+        listening = socket.create_server((self._node, 0))
+        port = listening.getsockname()[1]
+        self._store = TCPStore(
+            *(self._node, port, self.count),
+            is_master=True,
+            wait_for_workers=False,
+            master_listen_fd=listening.detach(),
+        )
+        return self._node, port
 
     def join(self, host: str, port: int) -> None:
         """Meet the others."""
