@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group_table
 
+from distblock.errors import AttemptLostError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
@@ -52,7 +54,11 @@ def _alive() -> dict[str, str]:
 
 
 def nodes_of(group: PlacementGroup) -> list[Node]:
-    """The node of each bundle of a group that is ready."""
+    """The node of each bundle of a group that is ready.
+
+    Raises:
+        AttemptLostError: one of them has gone meanwhile.
+    """
     known = {
         entry["NodeID"]: Node(
             node_id=entry["NodeID"], address=entry["NodeManagerAddress"], hostname=entry["NodeManagerHostname"]
@@ -60,4 +66,6 @@ def nodes_of(group: PlacementGroup) -> list[Node]:
         for entry in ray.nodes()
     }
     placed: dict[int, str] = placement_group_table(group)["bundles_to_node_id"]
+    if not all(node in known for node in placed.values()):
+        raise AttemptLostError("node_died", "a node that was to hold workers", "it left before they started")
     return [known[placed[bundle]] for bundle in sorted(placed)]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 from distblock.data.listing import Listing
@@ -86,6 +88,24 @@ class Elsewhere(fs.FSSpecHandler):
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
         return __import__, ("a_module_of_this_host_alone",)
+
+
+def test_an_object_store_whose_keys_stand_in_the_uri(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    options = f"endpoint_override={quote(f'http://{host}:{port}', safe='')}&region=us-east-1&allow_bucket_creation=true"
+    storage = RunDirectory.at(f"s3://somebody:a-secret@bucket/runs/one?{options}")
+    with token(storage, note=pytest.fail) as expected:
+        assert look(packed(storage), expected, tries_s=AT_ONCE) is None
+        wrong = look(packed(storage), Token(name="other", content=b""), tries_s=AT_ONCE)
+        assert wrong == "no bucket/runs/one/other"
+    assert not storage.exists(expected.name)
+    server.stop()
+    refused = str(storage_refusal(storage, {"b": str(wrong)}, driver="a"))
+    assert "s3://bucket/runs/one" in refused
+    assert "a-secret" not in refused
 
 
 def test_one_that_cannot_be_pickled_says_so():
