@@ -26,6 +26,14 @@ RATE_BYTES_PER_S = 100e6 / 8
 
 SETTINGS = [HostSettings(cpus=2, link=Link(rate="100mbit"))] * 2
 
+SOON = {
+    "RAY_health_check_initial_delay_ms": "500",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "5",
+}
+"""A node's death surfaces within seconds, instead of 15."""
+
 SPREAD = ("--resources.strategy", "SPREAD", "--regime.epochs", "1", "--data.batch-size", "96")
 
 DATA_WORKERS_ON_BOTH = (*SPREAD, "--resources.workers", "1", "--data.workers", "3", "--model.stages", "2")
@@ -143,6 +151,28 @@ def test_a_file_system_of_the_users_own_goes_along(two: Fleet):
         print(line)
         assert re.search(r"10\.77\.0\.\d \(eth0, [\d.]+ Gbit/s\) -> 10\.77\.0\.\d \(eth0, ", line)
         assert "Mbit/s measured" in line
+
+
+def test_a_node_that_comes_later_proves_it_too(tmp_path: Path):
+    with hosts([2, 2, 2], environment=SOON, shared=[tmp_path]) as fleet:
+        # The third host has another folder there; it joins when the second has died.
+        assert fleet.run(["mount", "-t", "tmpfs", "tmpfs", str(tmp_path)], host=2).returncode == 0
+        fleet.kill_host(2)
+        command = [*(sys.executable, "-m", "distblock", "train", "--address", fleet.address, "--run-dir", "run")]
+        command += ["--regime.epochs", "25", "--data.batch-size", "96", "--checkpoint.every-microbatches", "20"]
+        process = fleet.popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        log = ""
+        steps = [(r"epoch +4/", lambda: fleet.kill_host(1)), (r"waiting for", lambda: fleet.start_again(2))]
+        assert process.stderr is not None
+        for line in process.stderr:
+            log += line
+            if steps and re.search(steps[0][0], line):
+                steps.pop(0)[1]()
+        assert process.wait(timeout=120) == 2, log
+    assert "all stages go back to checkpoint" in log
+    assert f"run_dir: expected node 10.77.0.3 (host2) to see in {tmp_path}/run what" in log
+    assert "Traceback" not in log
+    assert (tmp_path / "run" / "checkpoints").exists()
 
 
 def check_edges(summary: dict[str, Any]) -> list[dict[str, Any]]:
