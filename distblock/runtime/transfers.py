@@ -22,7 +22,7 @@ from distblock.runtime.interfaces import family
 TRANSFER_S = 0.5
 """Seconds of a transfer; it ends before if it has come to `TRANSFER_BYTES`."""
 
-TRANSFER_BYTES = 2**30
+TRANSFER_BYTES = 2**28
 
 CONNECT_S = 5.0
 """Seconds in which the sender has to come, and to show its token."""
