@@ -38,21 +38,22 @@ class Measured:
     problem: str | None = None
 
 
-def crossings(stages: Sequence[int], nodes: Sequence[Node]) -> dict[int, list[Pair]]:
+def crossings(stages: Sequence[int], rows: Sequence[Sequence[Node]], feeders: Sequence[Node]) -> dict[int, list[Pair]]:
     """The pairs of nodes that each edge crosses, in order; edges within one host are left out.
 
     Args:
-        stages: the first stage of each worker.
-        nodes: of each worker, then of each data worker.
+        stages: the first stage of each worker of a row.
+        rows: the node of each worker, in each row of workers that hand activations on to one another.
+        feeders: of each data worker; all of them feed every row.
     """
-    workers, feeders = nodes[: len(stages)], nodes[len(stages) :]
-    pairs = {stages[0]: [Pair(sender=feeder, receiver=workers[0]) for feeder in feeders]}
-    for stage, sender, receiver in zip(stages[1:], workers, workers[1:], strict=False):
-        pairs[stage] = [Pair(sender=sender, receiver=receiver)]
+    pairs = {stages[0]: [Pair(sender=feeder, receiver=row[0]) for feeder in feeders for row in rows]}
+    for place, stage in enumerate(stages[1:], start=1):
+        pairs[stage] = [Pair(sender=row[place - 1], receiver=row[place]) for row in rows]
     crossed = {
-        edge: [pair for pair in of if pair.sender.address != pair.receiver.address] for edge, of in pairs.items()
+        edge: list(dict.fromkeys(pair for pair in of if pair.sender.address != pair.receiver.address))
+        for edge, of in pairs.items()
     }
-    return {edge: list(dict.fromkeys(of)) for edge, of in crossed.items() if of}
+    return {edge: of for edge, of in crossed.items() if of}
 
 
 def edge_lines(crossed: Mapping[int, Sequence[Pair]], measured: Mapping[Pair, Measured]) -> tuple[Line, ...]:

@@ -59,12 +59,14 @@ def preflight(job: Job, group: PlacementGroup, *, note: Note) -> tuple[Line, ...
     here = ray.get_runtime_context().get_node_id()
     if all(node.node_id == here for node in nodes):
         return ()
+    num_feeders = job.hosts[0].config.data.workers
+    workers, feeders = nodes[:-num_feeders], nodes[-num_feeders:]
     with Scouts(nodes, note=note) as scouts:
         if job.storage is not None:
             _prove_storage(job.storage, scouts, note=note)
         if job.dataset is None:
-            _prove_data(job.hosts[0].config.data, scouts, nodes[len(job.hosts) :])
-        return _measure(crossings([spec.stages.start for spec in job.hosts], nodes), scouts, note=note)
+            _prove_data(job.hosts[0].config.data, scouts, feeders)
+        return _measure(crossings([spec.stages.start for spec in job.hosts], [workers], feeders), scouts, note=note)
 
 
 def _prove_storage(storage: Storage, scouts: Scouts, *, note: Note) -> None:

@@ -18,16 +18,20 @@ FAST = Measured(sender=ETH0, receiver=Interface(name="eth1"), rate_bytes_per_s=1
 
 def test_edges_within_one_host_are_left_out():
     # Three workers with stages from 0, 2 and 5, then the data worker.
-    assert crossings([0, 2, 5], [A, A, B, B]) == {0: [BA], 5: [AB]}
-    assert crossings([0, 2, 5], [A, A, A, A]) == {}
+    assert crossings([0, 2, 5], [[A, A, B]], [B]) == {0: [BA], 5: [AB]}
+    assert crossings([0, 2, 5], [[A, A, A]], [A]) == {}
 
 
 def test_two_ray_nodes_of_one_address_are_one_host():
-    assert crossings([0], [A, replace(A, node_id="another")]) == {}
+    assert crossings([0], [[A]], [replace(A, node_id="another")]) == {}
 
 
 def test_data_workers_on_several_hosts():
-    assert crossings([0, 1], [B, B, A, B, A, C]) == {0: [AB, Pair(sender=C, receiver=B)]}
+    assert crossings([0, 1], [[B, B]], [A, B, A, C]) == {0: [AB, Pair(sender=C, receiver=B)]}
+
+
+def test_several_rows_of_workers():
+    assert crossings([0, 1], [[A, A], [B, C]], [A]) == {0: [AB], 1: [BC]}
 
 
 def test_an_edge_of_several_lines_is_as_fast_as_the_slowest():
