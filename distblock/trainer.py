@@ -128,6 +128,7 @@ class BlockTrainer:
                 wall_s=monitor.wall_s,
                 inputs=prepared.inputs,
                 peak_bytes=outcome.peak_bytes,
+                lines=monitor.lines,
             )
         manifest = {**about(prepared), **_figures(summary)}
         # A run with a summary has ended: nobody would go on with it.

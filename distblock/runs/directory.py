@@ -127,6 +127,10 @@ class RunDirectory:
         with self.filesystem.open_input_stream(self.path(name)) as stream:
             return stream.read()
 
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        self.filesystem.delete_file(self.path(name))
+
     def folders(self, name: str) -> list[str]:
         """Names of the folders in a folder, in order; none if it is not there."""
         selector = fs.FileSelector(self.path(name), allow_not_found=True)
@@ -136,7 +140,7 @@ class RunDirectory:
     def remove_folder(self, name: str, *, first: str) -> None:
         """Remove a folder; of its files, ``first`` goes first."""
         if self.exists(f"{name}/{first}"):
-            self.filesystem.delete_file(self.path(f"{name}/{first}"))
+            self.remove(f"{name}/{first}")
         self.filesystem.delete_dir(self.path(name))
 
     @contextmanager

@@ -26,6 +26,7 @@ from distblock.runtime.faults import Fault, Strikes, planned
 from distblock.runtime.feeder import DataWorker
 from distblock.runtime.handover import Beginning, Ready, WorkerState
 from distblock.runtime.nodes import Nodes
+from distblock.runtime.reach import Storage
 from distblock.runtime.seats import Actor, DataSeat, Event, StageSeat
 from distblock.runtime.worker import StageWorker
 from distblock.schedule.failure import Deadline
@@ -60,6 +61,7 @@ class Job:
         info: what is known of the data.
         dataset: the user's own data, where it was given in Python.
         initial: weights to start from, by stage; empty for none.
+        storage: the run's directory, which every node has to see; None: nobody has to.
         resumed: what an earlier attempt has left, to go on from.
         keeps_caches: whether caches are left where they lie if the run is cut short.
         faults: workers that die or freeze on purpose, in tests.
@@ -70,6 +72,7 @@ class Job:
     info: DataInfo
     dataset: Callable[..., Any] | None
     initial: State
+    storage: Storage | None = None
     resumed: Resumed = field(default_factory=Resumed)
     keeps_caches: bool = False
     faults: tuple[Fault, ...] = ()

@@ -33,6 +33,7 @@ from distblock.runtime.crew import Crew, Job, State, cause, crew, in_one_line, s
 from distblock.runtime.cuts import Cuts
 from distblock.runtime.lanes import Lane
 from distblock.runtime.placement import Resources, bundles, in_rows
+from distblock.runtime.preflight import preflight
 from distblock.runtime.seats import Call, Collect, DataSeat, Event, Hop, Release, Seat, Snapshot, StageSeat
 from distblock.schedule.course import Course
 from distblock.schedule.course import Lane as Stream
@@ -87,7 +88,7 @@ def execute(
         The final weights and buffers.
 
     Raises:
-        InputError: the cluster cannot hold the run.
+        InputError: the cluster cannot hold the run, or one of its nodes does not see the run's storage or data.
         DataError: a sample cannot be read.
         StageError: a stage failed.
         WorkerLostError: workers' processes ended more often than the run is to survive.
@@ -100,6 +101,7 @@ def execute(
         stack.enter_context(joined(config, _bundles(job), may_wait=failures.count > 0))
         needed = in_rows(_bundles(job), living(), config)
         group = stack.enter_context(placed(needed, strategy=config.resources.strategy, note=note))
+        observer.set_lines(preflight(job, group, note=note))
         people = stack.enter_context(crew(job, group))
         course.miss(people.missing(course.unread))
         return _Run(job, people, course, observer, note, saver or NoSaver(), failures).loop()
