@@ -6,6 +6,7 @@ import ray
 import torch
 
 from distblock.codecs.cast import encode
+from distblock.codecs.payload import Payload
 from distblock.codecs.staging import Staging
 from distblock.learning.host import HostSpec
 from distblock.messages import Item, WorkerReport
@@ -34,7 +35,7 @@ def run_alone(spec: HostSpec, items: list[Item]) -> list[WorkerReport]:
             ray.get(worker.ready.remote())
             reports, pending = [], []
             for item in items:
-                payload = ray.put(_payload(spec, item))
+                payload = ray.put(random_payload(spec, item))
                 pending.append(worker.hop.options(num_returns=2).remote(item, [payload], item.number)[1])
                 if len(pending) > AHEAD:
                     reports.append(ray.get(pending.pop(0)))
@@ -43,7 +44,8 @@ def run_alone(spec: HostSpec, items: list[Item]) -> list[WorkerReport]:
             ray.kill(worker)
 
 
-def _payload(spec: HostSpec, item: Item) -> object:
+def random_payload(spec: HostSpec, item: Item) -> Payload:
+    """What might enter a worker's first stage."""
     generator = torch.Generator().manual_seed(item.number)
     shapes = spec.blueprint.entering[spec.stages.start]
     tensors = tuple(torch.randn(item.num_samples, *shape, generator=generator) for shape in shapes)

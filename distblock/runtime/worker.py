@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
@@ -39,6 +40,8 @@ from distblock.runtime.turns import Turns
 from distblock.schedule.saving import CacheFiles
 from distblock.scratch.features import FeatureCache
 from distblock.scratch.shelf import DiskShelf
+
+T = TypeVar("T")
 
 LOST = (ObjectLostError, RayActorError)
 """What a fetch raises where an object, or the worker that it is asked of, has gone with its node."""
@@ -114,6 +117,7 @@ class StageWorker:
         self._reuse = Reuse(spec, self._host, self._computing, clock=self._clock)
         self._reader = None if self._cache is None else CacheReader(self._cache, node=self._node)
         self._begin_from(beginning)
+        self._failure: BaseException | None = None
         self._idle_since_s = self._clock()
 
     def ready(self) -> Ready:
@@ -131,7 +135,7 @@ class StageWorker:
     def release(self, turn: int, stage: int, lap: int, what: Inputs) -> None:
         """Nobody will ask any more for what the stage left after the lap: its cache, or a copy of its weights."""
         with self._turns.turn(turn):
-            releasing = self._computing.submit(self._release, turn, stage, lap, what)
+            releasing = self._submit(self._release, turn, stage, lap, what)
         with self._naming("release"):
             releasing.result()
             self._strikes.strike("stored", turn)
@@ -150,7 +154,7 @@ class StageWorker:
         """All that another worker needs to go on from here (the same for all replicas: the first hands it out), and
         what there is to say of it."""
         with self._turns.turn(turn):
-            taking = self._computing.submit(self._snapshot, turn)
+            taking = self._submit(self._snapshot, turn)
         with self._naming("snapshot"):
             state, report = taking.result()
             yield None if self._replica else state
@@ -180,7 +184,7 @@ class StageWorker:
             fetched = self._fetch(item, payloads[0], source)
             with self._turns.turn(turn):
                 self._reuse.expect()
-                computing = self._computing.submit(self._compute, item, fetched, turn)
+                computing = self._submit(self._compute, item, fetched, turn)
             computed = computing.result()
             departures = computed.departures
             if self._is_last or item.stage in self._spec.stages:
@@ -205,7 +209,7 @@ class StageWorker:
     def states(self, turn: int) -> dict[int, dict[str, np.ndarray]] | dict[int, str]:
         """Weights and buffers, by stage, then by name; of further replicas their digests."""
         with self._turns.turn(turn):
-            taking = self._computing.submit(self._host.states)
+            taking = self._submit(self._host.states)
         with self._naming("final weights"):
             states = taking.result()
         if not self._replica:
@@ -229,6 +233,21 @@ class StageWorker:
             self._host.load_training_state(state.arrays)
             if self._reader is not None:
                 self._reader.opened.update(state.opened)
+
+    def _submit(self, compute: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Queue something for the computing thread."""
+        return self._computing.submit(self._unless_failed, compute, *arguments)
+
+    def _unless_failed(self, compute: Callable[..., T], *arguments: Any) -> T:
+        """In the computing thread. What was queued behind a failure would go on from a state that lacks a step, and its
+        result might be told before the failure is."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            return compute(*arguments)
+        except BaseException as failure:
+            self._failure = failure
+            raise
 
     def _snapshot(self, turn: int) -> tuple[WorkerState, SnapshotReport]:
         self._strikes.strike("before", turn)

@@ -6,19 +6,27 @@ The oracle is the plain loop, in which nothing fails.
 from __future__ import annotations
 
 import random
+from concurrent.futures import wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 from disturbed import check, run, undisturbed
+from ray.exceptions import RayTaskError
 
 from distblock import BlockTrainer
-from distblock.errors import WorkerLostError
-from distblock.preparation import make_job
+from distblock.config import make_config
+from distblock.errors import DeviceLostError, WorkerLostError
+from distblock.preparation import make_course, make_job, prepare
 from distblock.runtime import driver
+from distblock.runtime.cluster import placed
+from distblock.runtime.crew import start_worker
 from distblock.runtime.faults import Fault, FaultKind, fail_at
+from distblock.runtime.handover import Beginning
+from distblock.runtime.probe import random_payload
 
 pytestmark = pytest.mark.usefixtures("shared_ray")
 
@@ -132,6 +140,26 @@ def test_everything_back_to_the_last_checkpoint(regime: str, tmp_path: Path, mon
 def test_a_data_worker_that_dies_is_replaced():
     [failure] = check(values("parallel"), Fault(worker=3, turn=4, moment="before"))
     assert (failure.kind, failure.who) == ("data_worker_died", "data worker 0")
+
+
+def test_nothing_is_computed_behind_a_microbatch_that_failed():
+    """What is queued behind it lacks its step, and its result might be told before the failure is."""
+    prepared = prepare(make_config(values("parallel")))
+    [spec, *_] = make_job(prepared, run="queued").hosts
+    items = [item for item, _ in zip(make_course(prepared).begin()[0].items, range(6), strict=False)]
+    beginning = Beginning(faults=(Fault(worker=0, turn=2, kind="device", moment="before"),))
+    with placed([{"CPU": 1.0}], strategy="PACK", note=print) as group:
+        # Slow enough for all to be queued before the first is done.
+        worker = start_worker(replace(spec, delays_s={0: 0.5}), 0, group, bundle=0, beginning=beginning)
+        entering = [ray.put(random_payload(spec, item)) for item in items if item is not None]
+        reports = [
+            worker.hop.options(num_returns=2).remote(item, [payload], turn)[1]
+            for turn, (item, payload) in enumerate(zip(items, entering, strict=True))
+        ]
+        told = [future.exception() for future in [report.future() for report in reports] if wait([future])]
+        ray.kill(worker)
+    assert [type(error) for error in told[:2]] == [type(None)] * 2
+    assert all(isinstance(error, RayTaskError) and isinstance(error.cause, DeviceLostError) for error in told[2:])
 
 
 def test_what_kills_everyone_at_the_same_place_ends_the_run():
