@@ -69,7 +69,7 @@ class Attempts:
     ) -> None:
         self._prepared = prepared
         self._config = prepared.config
-        self._job = job
+        self._job = replace(job, storage=directory)
         self._directory = directory
         self._monitor = monitor
         self._patience = patience

@@ -228,12 +228,23 @@ def _dispatch(verb: str, arguments: list[str]) -> int | None:
         **{"train": train, "resume": resume, "compare": compare, "tune": tune, "verify": verify, "bench": bench},
         **{"submit": submit, "jobs": jobs, "stop": stop},
     }
+    if verb in ("verify", "tune"):
+        _show_token(arguments)
     if verb in plain:
         return plain[verb](arguments)
     if verb in typed:
         tyro.cli(typed[verb], args=arguments, prog=f"distblock {verb}")
         return None
     raise InputError(f"{verb}: expected one of {', '.join([*plain, *typed])}; see distblock --help")
+
+
+def _show_token(arguments: Sequence[str]) -> None:
+    """Ray reads whether to show a token when it is imported, which these verbs do before they read their settings."""
+    words = [part for word in arguments for part in word.split("=", 1)]
+    if "--address" in words[:-1]:
+        from distblock.runtime.tokens import use_token
+
+        use_token(words[words.index("--address") + 1])
 
 
 def _configuration(arguments: Sequence[str]) -> Config:

@@ -91,6 +91,8 @@ class ModelConfig(Section):
     """gain of the orthogonal initialization"""
     init_from: str | None = None
     """a run directory, or a safetensors file, whose weights to start from"""
+    sync_batchnorm: bool = False
+    """BatchNorm normalizes by the samples of all replicas instead of each replica's own; GPUs only"""
     channels_last: bool = False
     """keep activations in channels-last memory order"""
 
@@ -281,6 +283,8 @@ class Config(Section):
     """go on with the run in run_dir, if there is one and it has not ended"""
     executor: Literal["ray", "local"] = "ray"
     """ray: workers; local: the plain loop, in this process"""
+    replicas: PositiveInt = 1
+    """workers that share each stage (data parallel): each takes a part of every microbatch, gradients are averaged"""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """type that stages compute in (autocast); fp16 scales the loss and needs a GPU"""
     data: DataConfig = DataConfig()
@@ -319,6 +323,7 @@ def _check_together(config: Config) -> None:
             " more; leave them out"
         )
     _check_regime(config)
+    _check_replicas(config)
     if (
         config.objective.multiplier_step
         and config.objective.multiplier_start is None
@@ -341,6 +346,33 @@ def _check_together(config: Config) -> None:
     needs_path = config.data.name not in ("digits",) and ":" not in config.data.name
     if needs_path and config.data.path is None:
         raise ValueError(f"data.path: expected the folder of {config.data.name}, got nothing; set --data.path")
+
+
+def _check_replicas(config: Config) -> None:
+    """What goes together with several workers a stage."""
+    regime = config.regime
+    if config.model.sync_batchnorm and (config.executor == "local" or config.resources.gpus_per_worker == 0):
+        raise ValueError(
+            "model.sync_batchnorm: expected workers with GPUs, which alone can, got"
+            f" executor {config.executor} with gpus_per_worker {config.resources.gpus_per_worker:g}; leave it out"
+        )
+    if config.replicas == 1:
+        return
+    if regime.name == "asynchronous":
+        raise ValueError(
+            f"replicas: expected 1 in the asynchronous regime, got {config.replicas}; what its workers train on again"
+            " depends on their own pace, and replicas go in step: choose parallel, or leave replicas out"
+        )
+    if regime.inputs == "cache":
+        raise ValueError(
+            f"replicas: expected 1 with regime.inputs cache, got {config.replicas}; a shuffled share lies in all"
+            " replicas' caches: choose frozen or auto, or leave replicas out"
+        )
+    if config.data.train_microbatch < config.replicas:
+        raise ValueError(
+            f"replicas: expected at most one a sample of a microbatch, got {config.replicas} replicas for microbatches"
+            f" of {config.data.train_microbatch}; use fewer, or larger microbatches"
+        )
 
 
 def _check_regime(config: Config) -> None:

@@ -44,6 +44,10 @@ class DeviceLostError(StageError):
     """A stage's device failed, not its code: another process, or another device, may go on. Exit status 1."""
 
 
+class PeerLostError(StageError):
+    """Another replica of the stage is gone; the stage's group may start again. Exit status 1."""
+
+
 class InputLostError(StageError):
     """What a stage was to work on is gone with the node that held it. Exit status 1."""
 

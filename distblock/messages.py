@@ -183,6 +183,29 @@ class WorkerReport:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """What lies between two nodes that an edge connects, as it was found before the first microbatch.
+
+    Attributes:
+        edge: the receiving stage k of the edge ``k-1 -> k``; 0 is the edge from the data to stage 0.
+        sender, receiver: addresses of the nodes.
+        sender_interface, receiver_interface: names of the network interfaces that lead to the other node; None: the
+            kernel names none.
+        sender_speed_bytes_per_s, receiver_speed_bytes_per_s: what the kernel says that these can do; None: nothing.
+        rate_bytes_per_s: what one TCP connection carried; None: there could be none.
+    """
+
+    edge: int
+    sender: str
+    receiver: str
+    sender_interface: str | None
+    receiver_interface: str | None
+    sender_speed_bytes_per_s: float | None
+    receiver_speed_bytes_per_s: float | None
+    rate_bytes_per_s: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
     """Something that the run has survived.
 

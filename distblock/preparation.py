@@ -20,7 +20,7 @@ from distblock.schedule.course import AllAtOnce, Course, OneByOne
 from distblock.schedule.laps import Cell, Laps, Room, choose_inputs
 from distblock.schedule.position import Position, TimeUp
 from distblock.schedule.stopping import Patience
-from distblock.schedule.stream import StreamPlan, lap_stream, store_stream, stream
+from distblock.schedule.stream import StreamPlan, lap_stream, pieces, store_stream, stream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +85,7 @@ def prepare(
         epochs=config.regime.epochs,
         evaluate_every=config.regime.evaluate_every,
     )
+    _check_shares(config, plan)
     room = _room(config, blueprint, plan) if config.regime.one_by_one else None
     initial = (
         initial_state(read_initial(config.model.init_from), blueprint)
@@ -165,13 +166,28 @@ def make_course(
     return OneByOne(laps, cell_stream, stored=stored, is_up=out_of_time, position=position)
 
 
+def _check_shares(config: Config, plan: StreamPlan) -> None:
+    """Every replica needs a sample of every microbatch."""
+    evaluated = {"validation": plan.num_validation, "test": plan.num_test}
+    sizes = {part: pieces(count, plan.eval_microbatch_size) for part, count in evaluated.items()}
+    batches = pieces(plan.num_train, plan.batch_size)
+    sizes["training"] = [size for batch in set(batches) for size in pieces(batch, plan.microbatch_size)]
+    for part, counts in sizes.items():
+        if counts and min(counts) < config.replicas:
+            raise InputError(
+                f"replicas: expected at least a sample for each in every microbatch, got {config.replicas} replicas and"
+                f" a {part} microbatch of {min(counts)}; use fewer replicas or another batch size"
+            )
+
+
 def _room(config: Config, blueprint: Blueprint, plan: StreamPlan) -> Room:
     num_samples = plan.num_train + plan.num_validation + plan.num_test
     leaving = [size - LABEL_BYTES for size in blueprint.sample_bytes[1:]]
     try:
         return choose_inputs(
             config.regime.inputs,
-            augmented=bool(config.data.augment),
+            # What replicas have stored apart could not be shuffled together.
+            is_cacheable=not config.data.augment and config.replicas == 1,
             output_bytes=[num_samples * size for size in leaving] + [0],
             weight_bytes=[4 * count for count in blueprint.num_parameters],
             limit_bytes=config.regime.cache_bytes,

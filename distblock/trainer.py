@@ -112,9 +112,14 @@ class BlockTrainer:
             keeper = Keeper(directory, note=monitor.note)
             try:
                 outcome = attempts.run()
+            except InputError:
+                if not (monitor.has_begun or is_resumed):
+                    directory.withdraw()
+                raise
             finally:
-                keeper.write("metrics.parquet", lambda: directory.write_table(runs.METRICS, monitor.metrics_table()))
-                keeper.write("hops.parquet", lambda: directory.write_table(runs.HOPS, monitor.hops_table()))
+                if monitor.has_begun:
+                    keeper.write(runs.METRICS, lambda: directory.write_table(runs.METRICS, monitor.metrics_table()))
+                    keeper.write(runs.HOPS, lambda: directory.write_table(runs.HOPS, monitor.hops_table()))
             summary = summarize(
                 self.config,
                 prepared.blueprint,
@@ -123,6 +128,7 @@ class BlockTrainer:
                 wall_s=monitor.wall_s,
                 inputs=prepared.inputs,
                 peak_bytes=outcome.peak_bytes,
+                lines=monitor.lines,
             )
         manifest = {**about(prepared), **_figures(summary)}
         # A run with a summary has ended: nobody would go on with it.

@@ -206,6 +206,8 @@ def test_the_token_alone_lets_in(cluster: Cluster, tmp_path: Path):
     assert done.returncode == 2, done.stderr
     assert "CPU" in done.stderr
     assert "token" not in done.stderr
+    # What was refused has left nothing.
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_address_where_nothing_listens(tmp_path: Path):

@@ -21,10 +21,11 @@ from torch import Tensor
 
 from distblock.codecs.cast import Features, num_bytes, round_trip
 from distblock.config import Config
-from distblock.errors import DeviceLostError, StageError
+from distblock.errors import DeviceLostError, PeerLostError, StageError
 from distblock.learning.blueprint import Blueprint, Build, Problem, classifier_of, network
 from distblock.learning.initialization import initialize
 from distblock.learning.network import Block, blocks_state
+from distblock.learning.replicas import AllHere, PeersGoneError, Replicas, synchronize
 from distblock.learning.stage import Measures, Stage
 from distblock.messages import Arrival, Departure, Inputs, Item, StageReport
 from distblock.seeds import derive_seed
@@ -104,18 +105,27 @@ class Host:
         clock: seconds from any start; measures computing.
         shelf: where stages lie that are not needed now: with one, only one stage is resident at a time. It takes
             that stages train one by one, on cached inputs.
+        replicas: who shares each microbatch with it; default: nobody, and all shares are computed here.
     """
 
-    def __init__(self, spec: HostSpec, *, clock: Callable[[], float], shelf: Shelf | None = None) -> None:
+    def __init__(
+        self,
+        spec: HostSpec,
+        *,
+        clock: Callable[[], float],
+        shelf: Shelf | None = None,
+        replicas: Replicas | None = None,
+    ) -> None:
         self.spec = spec
         self.device = spec.device
         self._clock = clock
         self._shelf = shelf
+        self._replicas = replicas or AllHere(spec.config.replicas)
         # On cached inputs, copies are what a lost cache is computed from again.
         rebuilds = spec.inputs == "cache" and spec.config.checkpoint.is_on
         self._keeps_laps = spec.config.regime.name == "wavefront" and (spec.inputs == "frozen" or rebuilds)
         self._frozen: dict[tuple[int, int], tuple[Block, ...]] = {}
-        self._resident = {stage.index: stage for stage in build_stages(spec, spec.stages)}
+        self._resident = {stage.index: stage for stage in build_stages(spec, spec.stages, self._replicas)}
         if shelf is not None:
             for index in spec.stages[1:]:
                 self._put_away(index)
@@ -125,7 +135,7 @@ class Host:
         if index not in self._resident:
             for other in list(self._resident):
                 self._put_away(other)
-            (stage,) = build_stages(self.spec, range(index, index + 1))
+            (stage,) = build_stages(self.spec, range(index, index + 1), self._replicas)
             stage.load_training_state(self._shelved(index))
             self._resident[index] = stage
         return self._resident[index]
@@ -276,16 +286,17 @@ class Host:
         return passed, Arrival(edge=edge, fetch_s=0.0, decode_s=0.0, exposed_s=0.0), departure
 
 
-def build_stages(spec: HostSpec, stages: range) -> list[Stage]:
+def build_stages(spec: HostSpec, stages: range, replicas: Replicas | None = None) -> list[Stage]:
     """Stages, initialized: the whole network is built, so that everyone's weights come from one place, and the blocks
     of others are dropped."""
     blocks = network(spec.config, spec.problem, spec.build)
-    return [_build_stage(spec, index, blocks) for index in stages]
+    return [_build_stage(spec, index, blocks, replicas) for index in stages]
 
 
 def stage_error(stage: int, item: Item, error: BaseException) -> StageError:
     """What went wrong at a stage: its code, or its device."""
-    kind = DeviceLostError if isinstance(error, torch.AcceleratorError) else StageError
+    kinds = {torch.AcceleratorError: DeviceLostError, PeersGoneError: PeerLostError}
+    kind = next((kind for cause, kind in kinds.items() if isinstance(error, cause)), StageError)
     return kind(stage, str(item), explain(error))
 
 
@@ -299,13 +310,15 @@ def explain(error: BaseException) -> str:
     return text
 
 
-def _build_stage(spec: HostSpec, index: int, blocks: list[Block]) -> Stage:
+def _build_stage(spec: HostSpec, index: int, blocks: list[Block], replicas: Replicas | None) -> Stage:
     blocks_of_stage = spec.blueprint.partition.stages[index]
     own = blocks[blocks_of_stage.start : blocks_of_stage.stop]
     classifier = classifier_of(spec.config, spec.problem, spec.blueprint.classified[index])
     model = spec.config.model
     how = "orthogonal" if model.initialization in ("auto", "built") else model.initialization
     initialize(classifier, how, gain=model.gain, seed=derive_seed(spec.config.seed, "classifier", index))
+    if model.sync_batchnorm:
+        synchronize([module for block in own for _, module in block.modules] + [classifier])
     return Stage(
         index=index,
         num_stages=spec.blueprint.num_stages,
@@ -314,4 +327,5 @@ def _build_stage(spec: HostSpec, index: int, blocks: list[Block]) -> Stage:
         config=spec.config,
         steps_per_epoch=spec.steps_per_epoch,
         device=spec.device,
+        replicas=replicas,
     )

@@ -12,18 +12,20 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from distblock.codecs.cast import Features
 from distblock.config import Config
-from distblock.learning.network import Block, detach, main_tensor, run_blocks, versions_of
+from distblock.learning.network import Block, detach, joined, main_tensor, part_of, run_blocks, versions_of
 from distblock.learning.objective import Multiplier, local_loss, multiplier_start, stage_tau, stage_transport_cost
 from distblock.learning.optimizer import build_optimizer, lr_factor
+from distblock.learning.replicas import AllHere, Averaging, Replicas
 from distblock.messages import Item
 from distblock.seeds import derive_seed
+from distblock.shares import share
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """What a precision computes in; fp32 does without autocast."""
@@ -40,6 +42,21 @@ class Measures:
     multiplier: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """A replica's pass forward, and what it aims at."""
+
+    leaving: Features
+    logits: Tensor
+    cost: Tensor | None
+    cross_entropy: Tensor
+    labels: Tensor
+
+    @property
+    def count(self) -> int:
+        return len(self.labels)
+
+
 class Stage:
     """One stage.
 
@@ -51,6 +68,7 @@ class Stage:
         config: the run's settings.
         steps_per_epoch: optimizer steps an epoch.
         device: where it lives.
+        replicas: who shares its microbatches; default: nobody.
     """
 
     def __init__(
@@ -63,6 +81,7 @@ class Stage:
         config: Config,
         steps_per_epoch: int,
         device: torch.device,
+        replicas: Replicas | None = None,
     ) -> None:
         self.index = index
         self.device = device
@@ -88,6 +107,8 @@ class Stage:
         self._multiplier = _multiplier(config, index, self.tau)
         self.optimizer = build_optimizer(self.module.parameters(), config.optimizer)
         self._scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+        self._replicas = replicas or AllHere()
+        self._averaging = Averaging(self.module, self._replicas) if self._replicas.count > 1 else None
 
     def train(self, item: Item, features: Features, labels: Tensor) -> tuple[Features, Measures]:
         """One microbatch of the local loss; a step of the optimizer where it closes its batch.
@@ -109,28 +130,26 @@ class Stage:
         self.module.train()
         features = self._arrange(features)
         versions = versions_of(features)
-        # Random layers draw by (stage, microbatch): what they draw does not depend on who else shares the process.
-        with torch.random.fork_rng(self._rng_devices()):
-            torch.manual_seed(derive_seed(self._seed, item.epoch, item.index))
-            leaving, logits, cost = self.loss_terms(features)
-        cross_entropy = nn.functional.cross_entropy(logits, labels, label_smoothing=self._label_smoothing)
+        passes = self._forward_to_train(item, features, labels)
         if starts_batch and self._multiplier is not None:
-            self._multiplier.update(self._lap_updates, float(cross_entropy.detach()))
-        loss = local_loss(cross_entropy, cost, self._tau)
-        self._scaler.scale(loss * (item.num_samples / item.batch_samples)).backward()
-        measures = self._measure(cross_entropy, cost, logits, labels, lr=self._lr)
+            self._multiplier.update(self._lap_updates, self._mean_cross_entropy(passes))
+        self._backward(item, passes)
+        measures = _sum([self._measure(each, lr=self._lr) for each in passes])
         self._check(measures, item, features, versions)
         if item.closes_batch:
             self._step()
-        return detach(leaving), measures
+        return detach(joined([each.leaving for each in passes])), measures
 
     @torch.no_grad()
     def evaluate(self, features: Features, labels: Tensor) -> tuple[Features, Measures]:
         """The same in evaluation mode: running statistics, no step, cross-entropy without label smoothing."""
         self.module.eval()
-        leaving, logits, cost = self.loss_terms(self._arrange(features))
-        cross_entropy = nn.functional.cross_entropy(logits, labels)
-        return leaving, self._measure(cross_entropy, cost, logits, labels, lr=None)
+        features, passes = self._arrange(features), []
+        for _, part in self._shares(features):
+            leaving, logits, cost = self.loss_terms(part_of(features, part))
+            targets = labels[part]
+            passes.append(_Pass(leaving, logits, cost, nn.functional.cross_entropy(logits, targets), targets))
+        return joined([each.leaving for each in passes]), _sum([self._measure(each, lr=None) for each in passes])
 
     @torch.no_grad()
     def forward(self, features: Features, *, blocks: Sequence[Block] | None = None) -> Features:
@@ -141,7 +160,8 @@ class Stage:
             for _, module in block.modules:
                 module.eval()
         with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
-            return run_blocks(blocks, features)[0]
+            parts = [part_of(features, part) for _, part in self._shares(features)]
+            return joined([run_blocks(blocks, part)[0] for part in parts])
 
     def state(self) -> dict[str, Tensor]:
         """Weights and buffers on the host, by name: ``network.<name in the network>`` and ``classifier.<name>``."""
@@ -225,17 +245,62 @@ class Stage:
             logits = self.module["classifier"](main_tensor(leaving))
         return leaving, logits.float(), stage_transport_cost(features, leaving, residuals)
 
-    def _measure(
-        self, cross_entropy: Tensor, cost: Tensor | None, logits: Tensor, labels: Tensor, *, lr: float | None
-    ) -> Measures:
+    def _shares(self, features: Features) -> list[tuple[int, slice]]:
+        """The replicas that this process computes, and what each takes of the samples that have come here."""
+        own = self._replicas.own
+        if len(own) == 1:
+            return [(own[0], slice(None))]
+        return [(each, share(len(main_tensor(features)), replica=each, count=len(own))) for each in own]
+
+    def _forward_to_train(self, item: Item, features: Features, labels: Tensor) -> list[_Pass]:
+        passes = []
+        if self._averaging is not None:
+            self._averaging.begin()
+        for replica, part in self._shares(features):
+            if self._averaging is not None:
+                self._averaging.restore()
+            # Random layers draw by (stage, microbatch): what they draw does not depend on who else shares the process.
+            with torch.random.fork_rng(self._rng_devices()):
+                torch.manual_seed(derive_seed(self._seed, item.epoch, item.index, *([replica] if replica else [])))
+                leaving, logits, cost = self.loss_terms(part_of(features, part))
+            targets = labels[part]
+            cross_entropy = nn.functional.cross_entropy(logits, targets, label_smoothing=self._label_smoothing)
+            passes.append(_Pass(leaving, logits, cost, cross_entropy, targets))
+            if self._averaging is not None:
+                self._averaging.take(len(targets))
+        return passes
+
+    def _mean_cross_entropy(self, passes: Sequence[_Pass]) -> float:
+        """Over all replicas."""
+        if self._averaging is None:
+            return float(passes[0].cross_entropy.detach())
+        counts = [each.cross_entropy.new_tensor(float(each.count)) for each in passes]
+        losses = [each.cross_entropy.detach() * each.count for each in passes]
+        total, count = self._replicas.add([torch.stack(pair) for pair in zip(losses, counts, strict=True)])
+        return float(total / count)
+
+    def _backward(self, item: Item, passes: Sequence[_Pass]) -> None:
+        """Gradients of the local loss: of each own replica alone, then of all together."""
+        if self._averaging is not None:
+            self._averaging.clear()
+        for position, each in enumerate(passes):
+            loss = local_loss(each.cross_entropy, each.cost, self._tau)
+            self._scaler.scale(loss * (each.count / item.batch_samples)).backward()
+            if self._averaging is not None:
+                self._averaging.take_gradients(position)
+        if self._averaging is not None:
+            self._averaging.finish()
+
+    def _measure(self, done: _Pass, *, lr: float | None) -> Measures:
         """One transfer from the device for all figures."""
-        correct = (logits.detach().argmax(dim=1) == labels).sum()
-        cost = torch.zeros_like(cross_entropy) if cost is None else cost
+        cross_entropy = done.cross_entropy
+        correct = (done.logits.detach().argmax(dim=1) == done.labels).sum()
+        cost = torch.zeros_like(cross_entropy) if done.cost is None else done.cost
         figures = torch.stack([cross_entropy.detach().double(), cost.detach().double(), correct.double()])
         mean_loss, mean_cost, num_correct = figures.tolist()
         return Measures(
-            loss_sum=mean_loss * len(labels),
-            transport_cost_sum=mean_cost * len(labels),
+            loss_sum=mean_loss * done.count,
+            transport_cost_sum=mean_cost * done.count,
             num_correct=int(num_correct),
             lr=lr,
             multiplier=None if lr is None or self._multiplier is None else self._multiplier.value,
@@ -270,6 +335,16 @@ class Stage:
 
     def _rng_devices(self) -> list[torch.device]:
         return [self.device] if self.device.type == "cuda" else []
+
+
+def _sum(measures: Sequence[Measures]) -> Measures:
+    """Of all replicas of this process."""
+    return replace(
+        measures[0],
+        loss_sum=sum(each.loss_sum for each in measures),
+        transport_cost_sum=sum(each.transport_cost_sum for each in measures),
+        num_correct=sum(each.num_correct for each in measures),
+    )
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:

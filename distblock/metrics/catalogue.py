@@ -169,6 +169,13 @@ IN_FLIGHT = Metric(
 IN_FLIGHT_BYTES = Metric(
     name="distblock_in_flight_bytes", kind="gauge", unit="bytes", labels=_EDGE, help="Bytes of those microbatches."
 )
+LINE_RATE = Metric(
+    name="distblock_line_rate_bytes",
+    kind="gauge",
+    unit="bytes",
+    labels=_EDGE,
+    help="Bytes a second that one TCP connection carried on an edge between two hosts, before the run began.",
+)
 FAILURES = Metric(
     name="distblock_failures_total",
     kind="counter",

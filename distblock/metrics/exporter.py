@@ -11,7 +11,7 @@ every counter whose labels are known begins at 0, and what never happens can be 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -19,7 +19,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from distblock.errors import InputError
-from distblock.messages import Departure, Failure, FailureKind, Item, Part, StageReport, WorkerReport
+from distblock.messages import Departure, Failure, FailureKind, Item, Line, Part, StageReport, WorkerReport
 from distblock.metrics import catalogue
 from distblock.metrics.accounting import PassSums
 from distblock.metrics.catalogue import CATALOGUE, Metric
@@ -113,6 +113,14 @@ class Exporter:
             self._values.set(catalogue.IN_FLIGHT, (edge_name(edge),), count)
             self._values.set(catalogue.IN_FLIGHT_BYTES, (edge_name(edge),), num_bytes)
 
+    def set_lines(self, lines: Sequence[Line]) -> None:
+        """Say what edges between two hosts lie on now; those not named have no series."""
+        with self._values.lock:
+            self._values.clear(catalogue.LINE_RATE)
+            for line in lines:
+                if line.rate_bytes_per_s is not None:
+                    self._values.set(catalogue.LINE_RATE, (edge_name(line.edge),), line.rate_bytes_per_s)
+
     def close(self) -> None:
         """Stop listening."""
         self._server.shutdown()
@@ -163,7 +171,7 @@ class Exporter:
 
 
 class _Values(Collector):
-    """Numbers by metric and label values (without the run's); the caller of `add` and `set` holds the lock."""
+    """Numbers by metric and label values (without the run's); the caller of `add`, `set` and `clear` holds the lock."""
 
     def __init__(self, run: str) -> None:
         self.lock = threading.Lock()
@@ -176,6 +184,9 @@ class _Values(Collector):
 
     def set(self, metric: Metric, labels: tuple[str, ...], value: float) -> None:
         self._values[metric][labels] = value
+
+    def clear(self, metric: Metric) -> None:
+        self._values[metric].clear()
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         """Called by the server's thread at each scrape."""

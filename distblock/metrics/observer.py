@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from distblock.messages import Departure, Failure, Item, WorkerReport
+from distblock.messages import Departure, Failure, Item, Line, WorkerReport
 
 
 class Recorder(Protocol):
@@ -38,6 +39,10 @@ class Observer(Recorder, Protocol):
         """What is in flight on an edge now."""
         ...
 
+    def set_lines(self, lines: Sequence[Line]) -> None:
+        """What edges between two hosts lie on, of the workers that are about to start; those not named are no such."""
+        ...
+
     def record_failure(self, failure: Failure) -> None:
         """A failure has been survived."""
         ...
@@ -62,6 +67,9 @@ class Silent:
         """Nothing is kept."""
 
     def set_in_flight(self, edge: int, count: int, num_bytes: int) -> None:
+        """Nothing is kept."""
+
+    def set_lines(self, lines: Sequence[Line]) -> None:
         """Nothing is kept."""
 
     def record_failure(self, failure: Failure) -> None:

@@ -23,14 +23,16 @@ class Settling:
     Args:
         account: the sums to begin with.
         drops: microbatches may end anywhere, so nothing waits; sums at a checkpoint are then about right.
+        replicas: how many report of each stage.
 
     Attributes:
         account: the sums.
     """
 
-    def __init__(self, account: Account, *, drops: bool) -> None:
+    def __init__(self, account: Account, *, drops: bool, replicas: int = 1) -> None:
         self.account = account
         self._drops = drops
+        self._replicas = replicas
         self._last = account.num_stages - 1
         self._waiting: dict[_Key, list[_Event]] = defaultdict(list)
         self._fork: tuple[Callable[[Item], bool], Account] | None = None
@@ -44,9 +46,12 @@ class Settling:
     def record(self, report: WorkerReport) -> None:
         """A worker is done with a microbatch, perhaps the last one."""
         item = report.item
-        self._waiting[_key(item)].append(report)
+        waiting = self._waiting[_key(item)]
+        waiting.append(report)
         last = self._last if item.stage is None else item.stage
-        if self._drops or any(stage.stage == last for stage in report.stages):
+        reports = [event for event in waiting if isinstance(event, WorkerReport)]
+        ended = sum(stage.stage == last for each in reports for stage in each.stages)
+        if self._drops or ended == self._replicas:
             self._settle(item)
 
     def fork(self, includes: Callable[[Item], bool]) -> None:

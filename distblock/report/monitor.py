@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 
@@ -12,7 +12,7 @@ from rich.console import Console
 
 from distblock.config import Config
 from distblock.learning.blueprint import Blueprint
-from distblock.messages import Departure, Failure, Item, WorkerReport
+from distblock.messages import Departure, Failure, Item, Line, WorkerReport
 from distblock.metrics.accounting import Account
 from distblock.metrics.exporter import Exporter
 from distblock.metrics.log import HopsLog, metrics_table
@@ -48,6 +48,7 @@ class Monitor:
     Attributes:
         account: the run's sums so far.
         wall_s: seconds from the beginning to the last report so far.
+        lines: what edges between two hosts lie on now.
 
     Args:
         config: the run's settings.
@@ -81,10 +82,12 @@ class Monitor:
         self._begun_s: float | None = None
         self._before_s = 0.0
         self.wall_s = 0.0
+        self.lines: tuple[Line, ...] = ()
         self._interval_s = config.metrics.interval_s
         self._hops = HopsLog(interval_s=self._interval_s)
         self._drops = config.regime.name == "asynchronous"
-        self._settling = Settling(Account(num_stages=blueprint.num_stages), drops=self._drops)
+        self._replicas = config.replicas if config.executor == "ray" else 1
+        self._settling = self._new_settling(Account(num_stages=blueprint.num_stages))
         self._forked: tuple[HopsLog, float] | None = None
         self._recovering: tuple[Failure, float] | None = None
         self._progress = _progress(config, blueprint, plan, console)
@@ -119,7 +122,7 @@ class Monitor:
         """
         self.account = account
         self._hops = HopsLog(interval_s=self._interval_s, before=hops, account=account)
-        self._settling = Settling(Account.from_json(account.to_json()), drops=self._drops)
+        self._settling = self._new_settling(Account.from_json(account.to_json()))
         self._forked = None
         if self._begun_s is None:
             self._before_s = elapsed_s
@@ -129,6 +132,9 @@ class Monitor:
             sums = account.stage_pass(row.stage, row.epoch, "validation")
             if sums is not None and sums.num_samples >= self._num_validation:
                 self._patience.tell(row.stage, row.lap, row.epoch, sums.accuracy)
+
+    def _new_settling(self, account: Account) -> Settling:
+        return Settling(account, drops=self._drops, replicas=self._replicas)
 
     def fork(self, position: Position) -> None:
         """From now on, what lies within a position is recorded apart, too."""
@@ -216,6 +222,12 @@ class Monitor:
         """What is in flight on an edge now."""
         if self._exporter is not None:
             self._exporter.set_in_flight(edge, count, num_bytes)
+
+    def set_lines(self, lines: Sequence[Line]) -> None:
+        """What edges between two hosts lie on, of the workers that are about to start."""
+        self.lines = tuple(lines)
+        if self._exporter is not None:
+            self._exporter.set_lines(lines)
 
     def record_failure(self, failure: Failure) -> None:
         """A failure has been survived."""

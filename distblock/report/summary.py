@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from distblock.config import Config
 from distblock.learning.blueprint import Blueprint
 from distblock.learning.stage import weights_sha256
-from distblock.messages import Inputs
+from distblock.messages import Inputs, Line
 from distblock.metrics.accounting import Account, StageRow
 from distblock.metrics.hops import EdgeSums
 from distblock.metrics.staleness import StalenessSums
@@ -27,6 +27,7 @@ def summarize(
     wall_s: float,
     inputs: Inputs | None = None,
     peak_bytes: int = 0,
+    lines: Sequence[Line] = (),
 ) -> dict[str, Any]:
     """Put a finished run together.
 
@@ -41,12 +42,18 @@ def summarize(
         wall_s: seconds from the first microbatch to the last.
         inputs: what stages trained on, where they train one by one.
         peak_bytes: most bytes of caches or frozen copies at once.
+        lines: what the edges between two hosts lay on in the end.
     """
     last_rows = _last_rows(account.rows())
     stages = [_stage(blueprint, account, row, state[stage]) for stage, row in sorted(last_rows.items())]
     best = max(stages, key=lambda stage: (stage["val_accuracy"], -stage["index"]))
+    line_of = {line.edge: line for line in lines}
     data_edge, *edges = [
-        {**_edge(sums), **_age(account.staleness(edge), drops=account.drops(edge))}
+        {
+            **_edge(sums),
+            **_age(account.staleness(edge), drops=account.drops(edge)),
+            **_line(line_of.get(edge), sums, wall_s=wall_s),
+        }
         for edge, sums in enumerate(account.edges())
     ]
     if inputs == "cache":
@@ -56,7 +63,8 @@ def summarize(
         "executor": config.executor,
         "seed": config.seed,
         "num_stages": blueprint.num_stages,
-        "num_workers": len(blueprint.hosts),
+        "num_workers": len(blueprint.hosts) * config.replicas,
+        "replicas": config.replicas,
         "wall_s": wall_s,
         "samples_per_s": account.samples_trained / wall_s,
         "epochs": last_rows[0].epoch + 1,
@@ -121,3 +129,25 @@ def _edge(sums: EdgeSums) -> dict[str, Any]:
 
 def _age(staleness: StalenessSums, *, drops: int) -> dict[str, Any]:
     return {"staleness_mean": staleness.mean, "staleness_max": staleness.largest, "drops": drops}
+
+
+def _line(line: Line | None, sums: EdgeSums, *, wall_s: float) -> dict[str, Any]:
+    """What the edge lay on, and which share of it its traffic took; None where both ends were on one host."""
+    return {
+        "sender_node": line and line.sender,
+        "receiver_node": line and line.receiver,
+        "sender_interface": line and line.sender_interface,
+        "receiver_interface": line and line.receiver_interface,
+        "sender_speed_bytes_per_s": line and line.sender_speed_bytes_per_s,
+        "receiver_speed_bytes_per_s": line and line.receiver_speed_bytes_per_s,
+        "line_rate_bytes_per_s": line and line.rate_bytes_per_s,
+        "line_share": line and line_share(line, sums, wall_s=wall_s),
+    }
+
+
+def line_share(line: Line, sums: EdgeSums, *, wall_s: float) -> float | None:
+    """What crossed the network on an edge, over what its line could have carried meanwhile; None: that is not known."""
+    if line.rate_bytes_per_s is None or not sums.hops:
+        return None
+    crossed_bytes = sums.wire_bytes * sums.cross_node_hops / sums.hops
+    return crossed_bytes / (wall_s * line.rate_bytes_per_s)

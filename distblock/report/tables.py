@@ -81,6 +81,7 @@ def edges_table(summary: Mapping[str, Any]) -> Table:
             f"{size(edge['wire_bytes'] / edge['fetch_s'])}/s" if edge["wire_bytes"] and edge["fetch_s"] else MISSING,
         )
     table.caption = "sums over the run; exposed: fetch and decode while the receiver idled; bandwidth: wire / fetch"
+    table.caption += _line_shares([summary["data_edge"], *summary["edges"]])
     return table
 
 
@@ -139,6 +140,13 @@ def _path(edge: Mapping[str, Any]) -> str:
     if not edge["cross_node_hops"]:
         return "same node"
     return "mixed" if edge["same_node_hops"] else "cross node"
+
+
+def _line_shares(edges: Sequence[Mapping[str, Any]]) -> str:
+    """How much of their lines the edges between hosts took, where that was measured."""
+    known = [edge for edge in edges if edge.get("line_share") is not None]
+    shares = ", ".join(f"{edge['name']} {percent(edge['line_share'])}" for edge in known)
+    return f"\nshare of the measured line rate: {shares}" if known else ""
 
 
 def _table(title: str, *, left: Sequence[str], right: Sequence[str]) -> Table:

@@ -24,6 +24,8 @@ SUMMARY = "summary.json"
 METRICS = "metrics.parquet"
 HOPS = "hops.parquet"
 
+_LOCK = ".lock"
+
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -82,6 +84,14 @@ class RunDirectory:
         except OSError as error:
             raise InputError(f"run_dir: cannot make {self.root}: {error}") from None
 
+    def withdraw(self) -> None:
+        """Remove what a run that never began has written, and the directory, if nothing else is in it."""
+        for name in (CONFIG, _LOCK):
+            if self.exists(name):
+                self.filesystem.delete_file(self.path(name))
+        if not self.filesystem.get_file_info(fs.FileSelector(self.root, allow_not_found=True)):
+            self.filesystem.delete_dir(self.root)
+
     def path(self, name: str) -> str:
         """A file's path in the file system."""
         return posixpath.join(self.root, name)
@@ -117,6 +127,10 @@ class RunDirectory:
         with self.filesystem.open_input_stream(self.path(name)) as stream:
             return stream.read()
 
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        self.filesystem.delete_file(self.path(name))
+
     def folders(self, name: str) -> list[str]:
         """Names of the folders in a folder, in order; none if it is not there."""
         selector = fs.FileSelector(self.path(name), allow_not_found=True)
@@ -126,7 +140,7 @@ class RunDirectory:
     def remove_folder(self, name: str, *, first: str) -> None:
         """Remove a folder; of its files, ``first`` goes first."""
         if self.exists(f"{name}/{first}"):
-            self.filesystem.delete_file(self.path(f"{name}/{first}"))
+            self.remove(f"{name}/{first}")
         self.filesystem.delete_dir(self.path(name))
 
     @contextmanager
@@ -139,7 +153,7 @@ class RunDirectory:
         if not isinstance(self.filesystem, fs.LocalFileSystem):
             yield
             return
-        with Path(self.path(".lock")).open("w") as file:
+        with Path(self.path(_LOCK)).open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:

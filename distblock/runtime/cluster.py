@@ -59,13 +59,17 @@ def joined(config: Config, needed: Sequence[Resources], *, may_wait: bool = Fals
             ray.shutdown()
             raise
     try:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if not may_wait:
-            check_feasible(needed, nodes, strategy=config.resources.strategy)
+            check_feasible(needed, living(), strategy=config.resources.strategy)
         yield
     finally:
         if ours:
             ray.shutdown()
+
+
+def living() -> list[Resources]:
+    """Resources of each living node of the cluster, used or not."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 @contextmanager

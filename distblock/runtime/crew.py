@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import ray
+import torch
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -19,11 +20,13 @@ from distblock.config import Config
 from distblock.data.dataset import DataInfo
 from distblock.errors import AttemptLostError, DistblockError, PreemptedError, WorkerLostError
 from distblock.learning.host import HostSpec
+from distblock.learning.stage import weights_sha256
 from distblock.runtime.caches import CacheSource
 from distblock.runtime.faults import Fault, Strikes, planned
 from distblock.runtime.feeder import DataWorker
 from distblock.runtime.handover import Beginning, Ready, WorkerState
 from distblock.runtime.nodes import Nodes
+from distblock.runtime.reach import Storage
 from distblock.runtime.seats import Actor, DataSeat, Event, StageSeat
 from distblock.runtime.worker import StageWorker
 from distblock.schedule.failure import Deadline
@@ -58,6 +61,7 @@ class Job:
         info: what is known of the data.
         dataset: the user's own data, where it was given in Python.
         initial: weights to start from, by stage; empty for none.
+        storage: the run's directory, which every node has to see; None: nobody has to.
         resumed: what an earlier attempt has left, to go on from.
         keeps_caches: whether caches are left where they lie if the run is cut short.
         faults: workers that die or freeze on purpose, in tests.
@@ -68,6 +72,7 @@ class Job:
     info: DataInfo
     dataset: Callable[..., Any] | None
     initial: State
+    storage: Storage | None = None
     resumed: Resumed = field(default_factory=Resumed)
     keeps_caches: bool = False
     faults: tuple[Fault, ...] = ()
@@ -79,7 +84,7 @@ class Crew:
 
     Args:
         job: the run.
-        group: its placement group: a bundle a worker, then a bundle a data worker.
+        group: its placement group: a bundle a worker, or a bundle a row of them, then a bundle a data worker.
 
     Attributes:
         workers, feeders: the seats.
@@ -90,6 +95,8 @@ class Crew:
     def __init__(self, job: Job, group: PlacementGroup) -> None:
         self._job = job
         self._group = group
+        config = job.hosts[0].config
+        self._has_rows = group.bundle_count == config.replicas + config.data.workers
         self.nodes = Nodes()
         caches = job.resumed.caches
         self._caches = replace(caches, folder=caches.folder or new_folder(job.hosts[0].run))
@@ -106,7 +113,7 @@ class Crew:
             AttemptLostError: a process ended with its node.
         """
         for seat in (*self.workers, *self.feeders):
-            seat.where = self._ready(seat)
+            seat.where = tuple(self._ready(seat, actor) for actor in seat.actors)
 
     def missing(self, cells: Sequence[Cell]) -> list[Cell]:
         """Of cells that have left outputs, those whose files are not all with the workers that stored them."""
@@ -115,9 +122,9 @@ class Crew:
     def source(self, index: int) -> CacheSource:
         """Where a worker's caches lie."""
         seat = self.workers[index]
-        assert seat.where is not None
-        assert seat.where.folder is not None
-        return CacheSource(node=seat.where.node, folder=seat.where.folder, worker=seat.actor)
+        where, actor = seat.where[0], seat.actors[0]
+        assert where.folder is not None
+        return CacheSource(node=where.node, folder=where.folder, worker=actor)
 
     def close(self, *, keeps_caches: bool = False) -> None:
         """End all processes; files outlive a process that is killed, so they are freed before or after.
@@ -125,9 +132,10 @@ class Crew:
         Args:
             keeps_caches: leave them for whoever goes on with the run.
         """
-        folders = {seat.where.folder: seat.where.node for seat in self.workers if seat.where and seat.where.folder}
+        places = [where for seat in self.workers for where in seat.where]
+        folders = {where.folder: where.node for where in places if where.folder}
         if folders and not keeps_caches:
-            closing = [seat.actor.close.remote() for seat in self.workers]
+            closing = [actor.close.remote() for seat in self.workers for actor in seat.actors]
             ray.wait(closing, num_returns=len(closing), timeout=CLOSE_S)
         for seat in (*self.workers, *self.feeders):
             seat.end()
@@ -137,8 +145,7 @@ class Crew:
 
     def _has(self, cell: Cell) -> bool:
         seat = next(seat for seat in self.workers if cell.stage in self._job.hosts[seat.index].stages)
-        assert seat.where is not None
-        return is_whole(cell.stage, cell.lap, expected=self._caches.sha256, found=seat.where.whole)
+        return is_whole(cell.stage, cell.lap, expected=self._caches.sha256, found=seat.where[0].whole)
 
     def _worker(self, index: int) -> StageSeat:
         spec, job = self._job.hosts[index], self._job
@@ -157,24 +164,39 @@ class Crew:
             kept_bytes=recovery.kept_bytes,
             source=self.source,
             name=f"worker {index} (stages {spec.stages.start} to {spec.stages.stop - 1})",
-            start=lambda beginning: start_worker(spec, index, self._group, bundle=index, beginning=beginning),
+            start=lambda beginning: self._start_group(index, beginning),
             events=self.events,
             deadline=Deadline(recovery.deadline_s),
             window=_num_threads(spec.config) - 1,
             beginning=beginning,
         )
 
+    def _start_group(self, index: int, beginning: Beginning) -> list[Actor]:
+        """A worker's processes: one, or all its replicas, which have to find each other."""
+        spec, num_hosts = self._job.hosts[index], len(self._job.hosts)
+        actors = []
+        for replica in range(spec.config.replicas):
+            bundle = replica if self._has_rows else num_hosts * replica + index
+            actors.append(start_worker(spec, index, self._group, bundle=bundle, beginning=beginning, replica=replica))
+        if len(actors) > 1:
+            address = actors[0].open_group.remote()
+            for actor in actors:
+                actor.join_group.remote(address)
+        return actors
+
     def _feeder(self, index: int) -> DataSeat:
         job, config = self._job, self._job.hosts[0].config
-        options = _options(self._group, index, cpus=1.0, gpus=0.0)
+        bundle = self._group.bundle_count - config.data.workers + index - len(job.hosts)
+        options = _options(self._group, bundle, cpus=1.0, gpus=0.0)
 
-        def start(beginning: Beginning) -> Actor:
+        def start(beginning: Beginning) -> list[Actor]:
             actor = ray.remote(DataWorker).options(**options)
             strikes = Strikes(beginning.faults, process=beginning.process)
-            return actor.remote(job.hosts[0].run, config, job.info, job.dataset, strikes)
+            return [actor.remote(job.hosts[0].run, config, job.info, job.dataset, strikes)]
 
         return DataSeat(
             index,
+            shares=config.replicas,
             name=f"data worker {index - len(job.hosts)}",
             start=start,
             events=self.events,
@@ -183,9 +205,9 @@ class Crew:
             beginning=Beginning(faults=planned(job.faults, worker=index, stages=(), attempt=job.attempt)),
         )
 
-    def _ready(self, seat: StageSeat | DataSeat) -> Ready:
+    def _ready(self, seat: StageSeat | DataSeat, actor: Actor) -> Ready:
         try:
-            return ray.get(seat.actor.ready.remote())
+            return ray.get(actor.ready.remote())
         except RayTaskError as error:
             raise cause(error) from None
         except RayActorError as error:
@@ -211,19 +233,43 @@ def crew(job: Job, group: PlacementGroup) -> Iterator[Crew]:
 
 
 def start_worker(
-    spec: HostSpec, index: int, group: PlacementGroup, *, bundle: int, beginning: Beginning | None = None
+    spec: HostSpec,
+    index: int,
+    group: PlacementGroup,
+    *,
+    bundle: int,
+    beginning: Beginning | None = None,
+    replica: int = 0,
 ) -> Actor:
     """A StageWorker in a bundle of the group, not yet ready."""
     config = spec.config
     options = _options(group, bundle, cpus=config.resources.cpus_per_worker, gpus=config.resources.gpus_per_worker)
     threads = {"max_concurrency": _num_threads(config)}
     worker = ray.remote(StageWorker).options(**options, **threads, runtime_env={"env_vars": KEEP_MEMORY})
-    return worker.remote(spec, index, beginning or Beginning())
+    return worker.remote(spec, index, beginning or Beginning(), replica)
 
 
 def _num_threads(config: Config) -> int:
     """Calls that fetch or put wait in threads of their own: as many as may be in flight, and one for other calls."""
     return config.data.prefetch * config.data.workers + config.channel.max_in_flight + 1
+
+
+def same(collected: Sequence[Any]) -> State:
+    """The final weights, which the first replica has handed out and the others have given the digests of.
+
+    Raises:
+        DistblockError: they are not all the same.
+    """
+    state, *others = collected
+    for stage, arrays in state.items():
+        expected = weights_sha256({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
+        for replica, digests in enumerate(others, start=1):
+            if digests[stage] != expected:
+                raise DistblockError(
+                    f"stage {stage}: replica {replica} has come to other weights than replica 0; does the network keep"
+                    " a random state or a counter of its own? distblock verify looks for it"
+                )
+    return state
 
 
 def cause(error: RayTaskError) -> BaseException:

@@ -25,14 +25,15 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from distblock.errors import AttemptLostError, DeviceLostError, InputLostError, WorkerLostError
+from distblock.errors import AttemptLostError, DeviceLostError, InputLostError, PeerLostError, WorkerLostError
 from distblock.messages import Failure, FailureKind, Item
 from distblock.metrics.observer import Observer
-from distblock.runtime.cluster import check_machine, joined, placed
-from distblock.runtime.crew import Crew, Job, State, cause, crew, in_one_line
+from distblock.runtime.cluster import check_machine, joined, living, placed
+from distblock.runtime.crew import Crew, Job, State, cause, crew, in_one_line, same
 from distblock.runtime.cuts import Cuts
 from distblock.runtime.lanes import Lane
-from distblock.runtime.placement import Resources, bundles
+from distblock.runtime.placement import Resources, bundles, in_rows
+from distblock.runtime.preflight import preflight
 from distblock.runtime.seats import Call, Collect, DataSeat, Event, Hop, Release, Seat, Snapshot, StageSeat
 from distblock.schedule.course import Course
 from distblock.schedule.course import Lane as Stream
@@ -87,7 +88,7 @@ def execute(
         The final weights and buffers.
 
     Raises:
-        InputError: the cluster cannot hold the run.
+        InputError: the cluster cannot hold the run, or one of its nodes does not see the run's storage or data.
         DataError: a sample cannot be read.
         StageError: a stage failed.
         WorkerLostError: workers' processes ended more often than the run is to survive.
@@ -98,14 +99,16 @@ def execute(
     failures = failures or Failures(config.recovery.max_failures)
     with ExitStack() as stack:
         stack.enter_context(joined(config, _bundles(job), may_wait=failures.count > 0))
-        group = stack.enter_context(placed(_bundles(job), strategy=config.resources.strategy, note=note))
+        needed = in_rows(_bundles(job), living(), config)
+        group = stack.enter_context(placed(needed, strategy=config.resources.strategy, note=note))
+        observer.set_lines(preflight(job, group, note=note))
         people = stack.enter_context(crew(job, group))
         course.miss(people.missing(course.unread))
         return _Run(job, people, course, observer, note, saver or NoSaver(), failures).loop()
 
 
 def _bundles(job: Job) -> list[Resources]:
-    return bundles(job.hosts[0].config, num_workers=len(job.hosts))
+    return bundles(job.hosts[0].config, num_workers=len(job.hosts) * job.hosts[0].config.replicas)
 
 
 class _Run:
@@ -268,11 +271,10 @@ class _Run:
             case Hop():
                 self._finish_hop(event, event.call)
             case Collect():
-                self._state |= event.report
+                self._state |= same(event.report)
             case Snapshot():
                 assert isinstance(event.seat, StageSeat)
-                assert event.value is not None
-                self._cuts.take(event.seat, event.turn, event.value, event.report)
+                self._cuts.take(event.seat, event.turn, event.value[0], event.report[0])
                 self._release_unread()
             case Release():
                 self._release_unread()
@@ -283,14 +285,15 @@ class _Run:
         if lane.lane.rebuilds:
             pass
         elif place > 0:
-            self._observer.record(event.report)
-        elif event.report is not None:
-            departure, node = event.report
-            self._observer.record_departure(departure, node, item)
+            for report in event.report:
+                self._observer.record(report)
+        else:
+            departures, node = event.report[0]
+            for departure in departures:
+                self._observer.record_departure(departure, node, item)
         if place == len(lane.workers):
             self._saver.count(1)
         if place < len(lane.workers):
-            assert event.value is not None
             lane.payloads[place, item.number] = event.value
         lane.dispatcher.finish(place, item)
         while lane.dispatcher.dropped:
@@ -326,7 +329,7 @@ class _Run:
         if isinstance(error, DeviceLostError):
             self._replace(seat, "lost_device", in_one_line(error))
             return
-        if not isinstance(error, LOST_WITH_A_NODE + PROCESS_ENDED):
+        if not isinstance(error, (*LOST_WITH_A_NODE, *PROCESS_ENDED, PeerLostError)):
             raise error
         self._check_nodes(in_one_line(error))
         if isinstance(error, LOST_WITH_A_NODE):
@@ -339,15 +342,14 @@ class _Run:
             return
         lost = self._nodes.lost()
         for seat in (*self._crew.workers, *self._crew.feeders):
-            if seat.where is not None and seat.where.node_id in lost:
-                raise AttemptLostError("node_died", f"node {seat.where.node} with {seat.name}", cause)
+            for where in seat.where:
+                if where.node_id in lost:
+                    raise AttemptLostError("node_died", f"node {where.node} with {seat.name}", cause)
 
     def _replace(self, seat: Seat, what: str, why: str) -> None:
         """Another process for a seat."""
-        entry = seat.ledger.oldest_unfinished
-        assert entry is not None
-        place = str(entry.call.item) if isinstance(entry.call, Hop) else type(entry.call).__name__.lower()
-        last = self._failures.tell(seat.name, f"{place}, call {entry.turn}", why)
+        place, turn = _place(seat)
+        last = self._failures.tell(seat.name, f"{place}, call {turn}", why)
         if last is not None:
             raise WorkerLostError(f"{seat.name}, {place}: {why} ({last})")
         kinds: dict[tuple[bool, str], FailureKind] = {
@@ -374,6 +376,14 @@ class _Run:
             failure, since_s = seat.recovering
             seat.recovering = None
             self._observer.record_failure(replace(failure, held_up_s=time.monotonic() - since_s))
+
+
+def _place(seat: Seat) -> tuple[str, int]:
+    """Where a worker is, in words, and the number of its call. It may be computing again what is known already."""
+    entry = seat.ledger.oldest_unfinished or next(iter(reversed(seat.ledger.entries)), None)
+    if entry is None:
+        return "its next call", seat.ledger.next_turn
+    return str(entry.call.item) if isinstance(entry.call, Hop) else type(entry.call).__name__.lower(), entry.turn
 
 
 def _reads(call: Call, cell: Cell) -> bool:

@@ -30,6 +30,7 @@ class Fault:
         kind: killed, as by the kernel where memory is out; a segmentation fault; stopped; a thread that waits for ever
             in a process that lives; a device that fails.
         moment: before the call is computed, after it, or after its output has been stored as well.
+        replica: which of the stage's replicas it strikes.
         process: which of the worker's processes it strikes, counted from 0; None: each of them.
         attempt: in which attempt of the run, counted from 0.
     """
@@ -41,6 +42,7 @@ class Fault:
     index: int = 0
     kind: FaultKind = "kill"
     moment: Moment = "computed"
+    replica: int = 0
     process: int | None = 0
     attempt: int = 0
 
@@ -55,11 +57,13 @@ class Strikes:
 
     Args:
         faults: of its worker, or of any stage.
+        replica: which of the stage's replicas it strikes.
         process: which of the worker's processes it is.
+        replica: which of its stages' replicas.
     """
 
-    def __init__(self, faults: Sequence[Fault], *, process: int) -> None:
-        self._faults = [fault for fault in faults if fault.process in (None, process)]
+    def __init__(self, faults: Sequence[Fault], *, process: int, replica: int = 0) -> None:
+        self._faults = [fault for fault in faults if fault.process in (None, process) and fault.replica == replica]
 
     def strike(self, moment: Moment, turn: int, item: Item | None = None) -> None:
         """Strike this process, if that is what is planned."""

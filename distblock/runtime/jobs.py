@@ -173,6 +173,11 @@ class Jobs:
             said = _last_line(error)
             if any(words in said for words in ("does not exist", "already exists", "Can only stop")):
                 raise InputError(f"{said}; see distblock jobs --address {self.address}") from None
+            if "No available agent" in said:
+                raise RunFailedError(
+                    f"the cluster at {self.address} has no agent that takes jobs: its nodes are still starting, or the"
+                    " agent's port is another Ray's: ray start --dashboard-agent-listen-port sets it"
+                ) from None
             raise RunFailedError(f"the cluster at {self.address} failed: {said}") from None
 
 

@@ -20,7 +20,7 @@ class Lane:
         lane: the stream as the course sees it.
         workers: index of each worker it passes, in order.
         source: the worker whose cache its microbatches come from; None: they are data.
-        payloads: outputs that wait, by the place that made them and the microbatch's number.
+        payloads: outputs that wait, a share for each replica, by the place that made them and the microbatch's number.
 
     Args:
         lane, workers, source: the attributes.
@@ -44,7 +44,7 @@ class Lane:
         self.lane = lane
         self.workers = workers
         self.source = source
-        self.payloads: dict[tuple[int, int], ObjectRef] = {}
+        self.payloads: dict[tuple[int, int], tuple[ObjectRef, ...]] = {}
         self._may_store = may_store
         self._stores = False
         items = self._held_back(lane.items)

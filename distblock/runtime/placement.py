@@ -21,6 +21,36 @@ def bundles(config: Config, *, num_workers: int) -> list[Resources]:
     return [dict(worker) for _ in range(num_workers)] + [{"CPU": 1.0} for _ in range(config.data.workers)]
 
 
+def in_rows(needed: Sequence[Resources], nodes: Sequence[Resources], config: Config) -> list[Resources]:
+    """The same with one bundle for a row, a replica of every stage, where each row finds a node that can hold it.
+
+    Then what crosses between stages stays on the row's node, and only gradients travel; Ray would fill a node with
+    workers in any order. Not where workers are to be spread, nor without replicas.
+
+    Args:
+        needed: the bundles, row by row, then those of data workers.
+        nodes: resources of each living node.
+        config: the run's settings.
+    """
+    replicas, data_workers = config.replicas, config.data.workers
+    if replicas == 1 or "SPREAD" in config.resources.strategy:
+        return list(needed)
+    length = (len(needed) - data_workers) // replicas
+    rows = [_total(needed[:length]) for _ in range(replicas)]
+    return [*rows, *needed[-data_workers:]] if _packs(rows, nodes) else list(needed)
+
+
+def _packs(bundles: Sequence[Resources], nodes: Sequence[Resources]) -> bool:
+    left = [dict(node) for node in nodes]
+    for bundle in bundles:
+        node = next((node for node in left if _fits(bundle, node)), None)
+        if node is None:
+            return False
+        for name, amount in bundle.items():
+            node[name] -= amount
+    return True
+
+
 def check_feasible(needed: Sequence[Resources], nodes: Sequence[Resources], *, strategy: str) -> None:
     """Compare with what the cluster's nodes have in all, used or not.
 

@@ -2,16 +2,20 @@
 
 Every call of a worker goes through its seat, numbered. If the process dies, another starts from the last snapshot and
 is given the calls since then again. References to their inputs and to the snapshot belong to the driver, so they
-outlive the process.
+outlive the process. Where a stage has replicas, a seat is their group: each call goes to all of them, each with its
+share, and they start and end together.
 """
 
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -22,6 +26,7 @@ from distblock.runtime.handover import Beginning, Ready, SnapshotReport
 from distblock.schedule.failure import Deadline
 from distblock.schedule.laps import Cell
 from distblock.schedule.ledger import Ledger
+from distblock.shares import share_of
 
 Actor = Any
 """A handle; Ray finds its methods by name, which no type checker can follow."""
@@ -38,14 +43,14 @@ class Hop:
         lane: the stream that it belongs to.
         place: its place in that stream's row.
         item: the microbatch.
-        entering: what enters; None at a data worker.
+        entering: what enters, a share for each replica; None at a data worker.
         source: worker whose cache its samples come from; None: they are what enters, or data.
     """
 
     lane: Any
     place: int
     item: Item
-    entering: ObjectRef | None
+    entering: tuple[ObjectRef, ...] | None
     source: int | None
 
 
@@ -79,8 +84,8 @@ class Event:
         incarnation: of which of its processes.
         turn: the call's number.
         call: the call.
-        value: reference to what it handed out beside its report.
-        report: its report.
+        value: references to what it handed out beside its reports: a share for each replica.
+        report: its reports, one of each replica; a data worker's.
         failure: why there is none.
     """
 
@@ -88,8 +93,8 @@ class Event:
     incarnation: int
     turn: int
     call: Call
-    value: ObjectRef | None
-    report: Any
+    value: tuple[ObjectRef, ...]
+    report: tuple[Any, ...]
     failure: BaseException | None
 
 
@@ -97,12 +102,13 @@ class Seat:
     """One worker, or data worker.
 
     Attributes:
-        where: where its first process is, once it is ready.
+        actors: the processes, one of each replica.
+        where: where its first ones are, once they are ready.
 
     Args:
         index: its place among the workers; data workers follow the workers.
         name: in words.
-        start: starts a process.
+        start: starts the processes.
         events: where the ends of calls are told.
         deadline: for finishing what it was given.
         beginning: what its first process starts from.
@@ -115,7 +121,7 @@ class Seat:
         index: int,
         *,
         name: str,
-        start: Callable[[Beginning], Actor],
+        start: Callable[[Beginning], list[Actor]],
         events: queue.SimpleQueue[Event],
         deadline: Deadline,
         beginning: Beginning,
@@ -133,8 +139,8 @@ class Seat:
         self._window = window
         self._num_sent = 0
         self._unsent: deque[tuple[int, Call]] = deque()
-        self.where: Ready | None = None
-        self.actor = start(beginning)
+        self.where: tuple[Ready, ...] = ()
+        self.actors = start(beginning)
 
     def take(self, call: Call, num_bytes: int = 0) -> int:
         """Give the worker a call.
@@ -165,16 +171,17 @@ class Seat:
         self.end()
         self.incarnation += 1
         self.beginning = replace(self.beginning, process=self.incarnation)
-        self.actor = self._start(self.beginning)
-        self.deadline.restart(time.monotonic())
+        self.actors = self._start(self.beginning)
+        self.deadline.restart(time.monotonic(), is_idle=self.ledger.oldest_unfinished is None)
         self._num_sent = 0
         self._unsent = deque((entry.turn, entry.call) for entry in self.ledger.entries)
         self._send_some()
         return len(self.ledger.entries) - len(self.ledger.unfinished)
 
     def end(self) -> None:
-        """End the process that holds it."""
-        ray.kill(self.actor)
+        """End the processes that hold it."""
+        for actor in self.actors:
+            ray.kill(actor)
 
     def _send_some(self) -> None:
         while self._unsent and self._num_sent < self._window:
@@ -182,22 +189,55 @@ class Seat:
             self._send(*self._unsent.popleft())
 
     def _send(self, turn: int, call: Call) -> None:
-        value, report = self._call(turn, call)
+        value, reports = self._call(turn, call)
         incarnation = self.incarnation
 
-        def tell(future: Any) -> None:
-            failure = future.exception()
-            result = None if failure else future.result()
-            self._events.put(Event(self, incarnation, turn, call, value, result, failure))
+        def tell(results: tuple[Any, ...], failure: BaseException | None) -> None:
+            self._events.put(Event(self, incarnation, turn, call, value, results, failure))
 
-        report.future().add_done_callback(tell)
+        when_all(reports, tell)
 
-    def _call(self, turn: int, call: Call) -> tuple[ObjectRef | None, ObjectRef]:
+    def _call(self, turn: int, call: Call) -> tuple[tuple[ObjectRef, ...], list[ObjectRef]]:
         raise NotImplementedError
 
 
+def when_all(references: Sequence[ObjectRef], tell: Callable[[tuple[Any, ...], BaseException | None], None]) -> None:
+    """Tell once: all results when they are there, or the first failure at once, since the others may wait for ever.
+
+    Args:
+        references: what to wait for.
+        tell: is given the results, or none of them and the failure; in a thread of Ray's.
+    """
+    results: dict[int, Any] = {}
+    lock = threading.Lock()
+    is_told = False
+
+    def settle(position: int, future: Future[Any]) -> None:
+        nonlocal is_told
+        failure = future.exception()
+        with lock:
+            if failure is None:
+                results[position] = future.result()
+            if is_told or (failure is None and len(results) < len(references)):
+                return
+            is_told = True
+        tell(() if failure else tuple(results[place] for place in range(len(references))), failure)
+
+    for position, reference in enumerate(references):
+        reference.future().add_done_callback(partial(settle, position))
+
+
 class DataSeat(Seat):
-    """A data worker: it remembers nothing, so only what is not finished is asked again."""
+    """A data worker: it remembers nothing, so only what is not finished is asked again.
+
+    Args:
+        shares: how many replicas share each microbatch.
+        others: as for `Seat`.
+    """
+
+    def __init__(self, index: int, *, shares: int, **others: Any) -> None:
+        self._shares = shares
+        super().__init__(index, **others)
 
     def finish(self, event: Event) -> bool:
         """A call has ended well."""
@@ -205,11 +245,12 @@ class DataSeat(Seat):
         self.ledger.forget(event.turn)
         return is_new
 
-    def _call(self, turn: int, call: Call) -> tuple[ObjectRef | None, ObjectRef]:
+    def _call(self, turn: int, call: Call) -> tuple[tuple[ObjectRef, ...], list[ObjectRef]]:
         assert isinstance(call, Hop)
-        method = self.actor.prepare if call.source is None else self.actor.locate
-        value, report = method.options(num_returns=2).remote(call.item, turn)
-        return value, report
+        (actor,) = self.actors
+        method = actor.prepare if call.source is None else actor.locate
+        *value, report = method.options(num_returns=self._shares + 1).remote(call.item, turn)
+        return tuple(value), [report]
 
 
 class StageSeat(Seat):
@@ -253,8 +294,7 @@ class StageSeat(Seat):
         """A call has ended well; a snapshot lets go of what came before it."""
         is_new = super().finish(event)
         if is_new and isinstance(event.call, Snapshot):
-            assert event.value is not None
-            self._taken = event.turn, event.value, event.report
+            self._taken = event.turn, event.value[0], event.report[0]
         self._adopt()
         return is_new
 
@@ -270,16 +310,22 @@ class StageSeat(Seat):
         self.beginning = replace(self.beginning, turn=turn + 1, state=(state,), caches=caches)
         self.ledger.cover(turn + 1)
 
-    def _call(self, turn: int, call: Call) -> tuple[ObjectRef | None, ObjectRef]:
+    def _call(self, turn: int, call: Call) -> tuple[tuple[ObjectRef, ...], list[ObjectRef]]:
+        asked = [self._ask(replica, actor, turn, call) for replica, actor in enumerate(self.actors)]
+        return tuple(value for value, _ in asked if value is not None), [report for _, report in asked]
+
+    def _ask(self, replica: int, actor: Actor, turn: int, call: Call) -> tuple[ObjectRef | None, ObjectRef]:
         match call:
             case Hop():
                 source = None if call.source is None else self._source(call.source)
-                value, report = self.actor.hop.options(num_returns=2).remote(call.item, [call.entering], turn, source)
+                item = share_of(call.item, replica=replica, count=len(self.actors))
+                entering = [] if call.entering is None else [call.entering[replica]]
+                value, report = actor.hop.options(num_returns=2).remote(item, entering, turn, source)
                 return value, report
             case Snapshot():
-                value, report = self.actor.snapshot.options(num_returns=2).remote(turn)
+                value, report = actor.snapshot.options(num_returns=2).remote(turn)
                 return value, report
             case Release():
-                return None, self.actor.release.remote(turn, call.cell.stage, call.cell.lap, call.what)
+                return None, actor.release.remote(turn, call.cell.stage, call.cell.lap, call.what)
             case Collect():
-                return None, self.actor.states.remote(turn)
+                return None, actor.states.remote(turn)

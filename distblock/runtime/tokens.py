@@ -79,8 +79,11 @@ def check_token(address: str) -> None:
 
 
 def _place(address: str) -> str | None:
-    """Host and port, also of ``auto`` where Ray would take them from the environment."""
-    place = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
+    """Host and port; for ``auto``, what Ray would take: from the environment, or of the node that runs here."""
+    place = address
+    if address == "auto":
+        started = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+        place = os.environ.get("RAY_ADDRESS") or (started.read_text().strip() if started.is_file() else address)
     return place if place.rpartition(":")[2].isdigit() else None
 
 

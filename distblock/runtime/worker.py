@@ -28,9 +28,11 @@ from distblock.codecs.payload import Payload, check_payload
 from distblock.codecs.staging import Staging
 from distblock.errors import DeviceLostError, InputLostError, StageError
 from distblock.learning.host import Host, HostSpec, Work, explain, stage_error
+from distblock.learning.stage import weights_sha256
 from distblock.messages import Arrival, Departure, Inputs, Item, WorkerReport
 from distblock.runtime.caches import CacheReader, CacheSource
 from distblock.runtime.faults import Strikes
+from distblock.runtime.group import Group
 from distblock.runtime.handover import Beginning, Ready, SnapshotReport, WorkerState
 from distblock.runtime.reuse import Reuse, Reused
 from distblock.runtime.turns import Turns
@@ -76,11 +78,13 @@ class StageWorker:
         spec: the stages to host.
         index: the worker's place among the workers.
         beginning: what it starts from.
+        replica: which of its stages' replicas it is.
     """
 
-    def __init__(self, spec: HostSpec, index: int, beginning: Beginning) -> None:
+    def __init__(self, spec: HostSpec, index: int, beginning: Beginning, replica: int = 0) -> None:
         self._spec = spec
-        self._index = index
+        self._replica = replica
+        self._index = index * spec.config.replicas + replica
         self._is_last = spec.stages.stop == spec.blueprint.num_stages
         self._clock = time.perf_counter
         self._epoch_s = time.time() - self._clock()
@@ -98,11 +102,15 @@ class StageWorker:
         # A worker that trains its stages one after the other holds one at a time.
         one_by_one = len(spec.stages) > 1 and spec.config.regime.name != "wavefront"
         shelf = DiskShelf(self._cache.folder) if self._cache is not None and one_by_one else None
-        self._host = Host(spec, clock=self._clock, shelf=shelf)
+        self._node = ray.util.get_node_ip_address()
+        count = spec.config.replicas
+        self._group = None
+        if count > 1:
+            self._group = Group(replica=replica, count=count, node=self._node, device=spec.device)
+        self._host = Host(spec, clock=self._clock, shelf=shelf, replicas=self._group)
         self._staging = Staging(spec.device)
         self._turns = Turns(beginning.turn)
-        self._strikes = Strikes(beginning.faults, process=beginning.process)
-        self._node = ray.util.get_node_ip_address()
+        self._strikes = Strikes(beginning.faults, process=beginning.process, replica=replica)
         self._reuse = Reuse(spec, self._host, self._computing, clock=self._clock)
         self._reader = None if self._cache is None else CacheReader(self._cache, node=self._node)
         self._begin_from(beginning)
@@ -128,13 +136,24 @@ class StageWorker:
             releasing.result()
             self._strikes.strike("stored", turn)
 
-    def snapshot(self, turn: int) -> Iterator[WorkerState | SnapshotReport]:
-        """All that another worker needs to go on from here, and what there is to say of it."""
+    def open_group(self) -> tuple[str, int]:
+        """Where the other replicas find this one."""
+        assert self._group is not None
+        return self._group.open()
+
+    def join_group(self, address: tuple[str, int]) -> None:
+        """Meet the other replicas."""
+        assert self._group is not None
+        self._group.join(*address)
+
+    def snapshot(self, turn: int) -> Iterator[WorkerState | SnapshotReport | None]:
+        """All that another worker needs to go on from here (the same for all replicas: the first hands it out), and
+        what there is to say of it."""
         with self._turns.turn(turn):
             taking = self._computing.submit(self._snapshot, turn)
         with self._naming("snapshot"):
             state, report = taking.result()
-            yield state
+            yield None if self._replica else state
             self._strikes.strike("stored", turn)
             yield report
 
@@ -183,12 +202,16 @@ class StageWorker:
             self._turns.fail(failure)
             raise failure from error
 
-    def states(self, turn: int) -> dict[int, dict[str, np.ndarray]]:
-        """Weights and buffers, by stage, then by name."""
+    def states(self, turn: int) -> dict[int, dict[str, np.ndarray]] | dict[int, str]:
+        """Weights and buffers, by stage, then by name; of further replicas their digests."""
         with self._turns.turn(turn):
             taking = self._computing.submit(self._host.states)
         with self._naming("final weights"):
-            return taking.result()
+            states = taking.result()
+        if not self._replica:
+            return states
+        tensors = {stage: {name: torch.from_numpy(a) for name, a in state.items()} for stage, state in states.items()}
+        return {stage: weights_sha256(state) for stage, state in tensors.items()}
 
     @contextmanager
     def _naming(self, what: str) -> Iterator[None]:

@@ -39,9 +39,9 @@ class Deadline:
             self._longest_s = max(self._longest_s or 0.0, now_s - self._since_s)
         self._since_s = None if is_idle else now_s
 
-    def restart(self, now_s: float) -> None:
-        """Another process takes its place; what the last one took still counts."""
-        self._since_s = now_s
+    def restart(self, now_s: float, *, is_idle: bool) -> None:
+        """Another process takes its place; whether all that was asked of it is known. It may take long to start."""
+        self._since_s = None if is_idle else now_s
         self._longest_s = None
 
     def overdue_s(self, now_s: float) -> float | None:
@@ -59,13 +59,15 @@ class Failures:
 
     Args:
         most: how many a run survives; -1: any number.
+        at_one_place: deaths of one worker at one and the same call that end the run.
 
     Attributes:
         count: how many there were.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, at_one_place: int = AT_ONE_PLACE) -> None:
         self._most = most
+        self._at_one_place = at_one_place
         self.count = 0
         self._causes: dict[tuple[str, str], list[str]] = {}
 
@@ -83,8 +85,8 @@ class Failures:
         self.count += 1
         causes = self._causes.setdefault((who, place), [])
         causes.append(cause)
-        if len(causes) >= AT_ONE_PLACE:
-            return f"for the {AT_ONE_PLACE}rd time at the same place; the first time: {causes[0]}"
+        if len(causes) >= self._at_one_place:
+            return f"for the {len(causes)}rd time at the same place; the first time: {causes[0]}"
         if self._most >= 0 and self.count > self._most:
             return f"failure {self.count}, and recovery.max_failures is {self._most}"
         return None

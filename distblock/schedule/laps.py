@@ -169,7 +169,7 @@ def phases(num_stages: int, num_laps: int, *, at_once: bool) -> list[list[Cell]]
 def choose_inputs(
     wish: Literal["auto", "cache", "frozen"],
     *,
-    augmented: bool,
+    is_cacheable: bool,
     output_bytes: Sequence[int],
     weight_bytes: Sequence[int],
     limit_bytes: int,
@@ -178,7 +178,7 @@ def choose_inputs(
 
     Args:
         wish: the setting.
-        augmented: whether images differ from epoch to epoch, so that a cache cannot stand for them.
+        is_cacheable: whether a cache can stand for the outputs: it cannot where images differ from epoch to epoch.
         output_bytes: bytes of each stage's outputs over the data; 0 for the last one's, which nobody reads.
         weight_bytes: bytes of each stage's weights.
         limit_bytes: the most at once.
@@ -193,6 +193,6 @@ def choose_inputs(
             f"regime.cache_bytes: expected at least {cache.least_bytes} for the outputs that one stage reads and"
             f" leaves, got {limit_bytes}; raise it or set --regime.inputs frozen"
         )
-    if wish == "cache" or (wish == "auto" and fits and not augmented):
+    if wish == "cache" or (wish == "auto" and fits and is_cacheable):
         return cache
     return Room(inputs="frozen", stage_bytes=tuple(weight_bytes), limit_bytes=limit_bytes)

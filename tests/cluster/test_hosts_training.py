@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,12 +35,17 @@ def two(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Hosts]:
 
 
 def test_digits_over_two_hosts(two: Hosts, tmp_path: Path, plain: list[str]):
-    before = [two.counters(host) for host in (0, 1)]
     arguments = f"train --address {two.address} --resources.strategy SPREAD --regime.epochs {EPOCHS} --run-dir run"
-    done = two.run(
-        [sys.executable, "-m", "distblock", *arguments.split()], cwd=tmp_path, capture_output=True, timeout_s=600
-    )
-    assert done.returncode == 0, done.stderr
+    run = two.popen([sys.executable, "-m", "distblock", *arguments.split()], cwd=tmp_path, stderr=subprocess.PIPE)
+    log, before = "", []
+    assert run.stderr is not None
+    for line in run.stderr:
+        log += line
+        if line.startswith("network "):
+            # The line has been measured, by bytes that are no edge's; workers start after the last.
+            before = [two.counters(host) for host in (0, 1)]
+    assert run.wait() == 0, log
+    assert before, log
     moved = [two.counters(host) - earlier for host, earlier in enumerate(before)]
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert [stage["weights_sha256"] for stage in summary["stages"]] == plain

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import pytest
 
-from cluster.hosts import Hosts, HostSettings, hosts, missing
+from cluster.hosts import Counters, Hosts, HostSettings, hosts, missing
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
@@ -84,7 +84,7 @@ class Exchanged:
 
     Attributes:
         between: by the hosts with Ray nodes, from each other.
-        stored: by the storage, in both directions, the job's code among it.
+        stored: by the host outside, in both directions.
     """
 
     between: int
@@ -119,21 +119,35 @@ def weights(summary: dict[str, Any]) -> list[str]:
 
 def submitted(fleet: Fleet, name: str, settings: dict[str, str]) -> tuple[dict[str, Any], Exchanged]:
     """A run as a job, to its end: the summary, and what it took from the network."""
-    everyone = range(fleet.outside + 1)
-    before = [fleet.hosts.counters(host) for host in everyone]
     flags = [word for key, value in settings.items() for word in (f"--{key}", value)]
     address = f"http://{fleet.hosts.addresses[0]}:8265"
-    (fleet.hosts.path(fleet.outside, f"/tmp/{name}")).mkdir()
-    fleet.run(
-        *("-m", "distblock", "submit", "--address", address, "--follow", "--name", name, "--python", sys.executable),
-        *("--working-dir", f"/tmp/{name}", "--", "--resources.strategy", "SPREAD", "--run-dir", fleet.uri(name)),
-        *flags,
-    )
-    *moved, storage = [fleet.hosts.counters(host) - earlier for host, earlier in zip(everyone, before, strict=True)]
+    folder = fleet.hosts.path(fleet.outside, f"/tmp/{name}")
+    folder.mkdir()
+    command = [
+        *(sys.executable, "-m", "distblock", "submit", "--address", address, "--follow", "--name", name),
+        *("--python", sys.executable, "--working-dir", f"/tmp/{name}"),
+        *("--", "--resources.strategy", "SPREAD", "--run-dir", fleet.uri(name), *flags),
+    ]
+    job = fleet.hosts.popen(command, host=fleet.outside, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    log, before = "", []
+    assert job.stdout is not None
+    for line in job.stdout:
+        log += line
+        if line.startswith("network "):
+            # The line has been measured, by bytes that are no edge's; workers start after the last.
+            before = counters(fleet)
+    assert job.wait() == 0, log
+    assert before, log
+    *moved, storage = [now - earlier for now, earlier in zip(counters(fleet), before, strict=True)]
     between = sum(each.tx_bytes for each in moved) - storage.rx_bytes
     read = json.loads(fleet.run("-c", READ, fleet.uri(name)))
     check_hops(read["summary"], read["hops"])
     return read["summary"], Exchanged(between=between, stored=storage.tx_bytes + storage.rx_bytes)
+
+
+def counters(fleet: Fleet) -> list[Counters]:
+    """Of every host; the one outside is the last."""
+    return [fleet.hosts.counters(host) for host in range(fleet.outside + 1)]
 
 
 def check_hops(summary: dict[str, Any], hops: list[dict[str, Any]]) -> None:

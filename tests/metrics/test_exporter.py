@@ -12,12 +12,23 @@ from prometheus_client import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
 
 from distblock.errors import InputError
-from distblock.messages import Failure, FailureKind, StageReport
+from distblock.messages import Failure, FailureKind, Line, StageReport
 from distblock.metrics.accounting import Account
 from distblock.metrics.catalogue import CATALOGUE
 from distblock.metrics.exporter import Exporter
 
 FAILURE = Failure(kind="worker_died", who="worker 1", place="epoch 1", cause="killed", replayed=2, held_up_s=3.0)
+
+LINE = Line(
+    edge=2,
+    sender="10.0.0.1",
+    receiver="10.0.0.2",
+    sender_interface="eth0",
+    receiver_interface="eth0",
+    sender_speed_bytes_per_s=None,
+    receiver_speed_bytes_per_s=None,
+    rate_bytes_per_s=1.25e7,
+)
 
 
 def scrape(exporter: Exporter) -> dict[str, Family]:
@@ -51,6 +62,7 @@ def scraped(run, exporter) -> dict[str, Family]:
     exporter.record_backpressure(2, 0.5)
     exporter.set_in_flight(2, 3, 3_000)
     exporter.set_in_flight(2, 1, 1_000)
+    exporter.set_lines([LINE])
     return scrape(exporter)
 
 
@@ -73,6 +85,15 @@ def test_all_of_the_catalogue_and_nothing_else_is_served(exporter, scraped):
         for sample in family.samples:
             assert sample.name == metric.name
             assert tuple(sorted(sample.labels)) == tuple(sorted(metric.labels))
+
+
+def test_the_lines_are_those_of_the_last_attempt(exporter, scraped):
+    assert value(scraped["distblock_line_rate_bytes"], edge="1->2") == 1.25e7
+    exporter.set_lines([replace(LINE, edge=0, rate_bytes_per_s=1.0), replace(LINE, edge=1, rate_bytes_per_s=None)])
+    [sample] = scrape(exporter)["distblock_line_rate_bytes"].samples
+    assert (sample.labels["edge"], sample.value) == ("data->0", 1.0)
+    exporter.set_lines([])
+    assert scrape(exporter)["distblock_line_rate_bytes"].samples == []
 
 
 def test_before_the_first_report_the_names_are_there(exporter):

@@ -99,6 +99,13 @@ def test_within_a_process_there_is_no_bandwidth():
     assert within.split()[-1] == "-"
 
 
+def test_shares_of_the_lines_between_hosts():
+    edges = [edge("0->1", line_share=None), edge("1->2", line_share=0.4696), edge("2->3", line_share=0.0)]
+    text = " ".join(rendered(edges_table({**SUMMARY, "data_edge": edge("data->0"), "edges": edges})))
+    assert "share of the measured line rate: 1->2 47.0 %, 2->3 0.0 %" in " ".join(text.split())
+    assert "line rate" not in " ".join(rendered(edges_table(SUMMARY)))
+
+
 WIDEST = {
     "best_stage": 53,
     "stages": [

@@ -6,12 +6,31 @@ import pytest
 
 from distblock.config import make_config
 from distblock.errors import InputError
-from distblock.runtime.placement import bundles, check_feasible
+from distblock.runtime.placement import bundles, check_feasible, in_rows
 
 
 def test_bundles_by_hand():
     config = make_config({"resources": {"gpus_per_worker": 0.5, "cpus_per_worker": 2}, "data": {"workers": 2}})
     assert bundles(config, num_workers=2) == [{"CPU": 2, "GPU": 0.5}] * 2 + [{"CPU": 1}] * 2
+
+
+@pytest.mark.parametrize(
+    ("nodes", "strategy", "rows"),
+    [
+        ([{"CPU": 4.0}, {"CPU": 3.0}], "PACK", True),
+        ([{"CPU": 7.0}], "STRICT_PACK", True),
+        # Three workers a row, and no node holds three of them beside another row.
+        ([{"CPU": 5.0}, {"CPU": 2.0}], "PACK", False),
+        ([{"CPU": 4.0}, {"CPU": 3.0}], "SPREAD", False),
+    ],
+)
+def test_a_row_of_replicas_is_one_bundle_where_it_fits(nodes: list[dict[str, float]], strategy: str, rows: bool):
+    config = make_config({"replicas": 2, "resources": {"strategy": strategy}})
+    needed = bundles(config, num_workers=6)
+    whole = [{"CPU": 3.0}, {"CPU": 3.0}, {"CPU": 1.0}]
+    assert in_rows(needed, nodes, config) == (whole if rows else needed)
+    alone = make_config({})
+    assert in_rows(needed[:4], nodes, alone) == needed[:4]
 
 
 @pytest.mark.parametrize(

@@ -12,18 +12,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from disturbed import check, run, undisturbed
 
 from distblock import BlockTrainer
-from distblock.config import make_config
 from distblock.errors import WorkerLostError
-from distblock.learning.stage import weights_sha256
-from distblock.local import execute as execute_locally
-from distblock.messages import Failure
-from distblock.metrics.accounting import Account
-from distblock.metrics.observer import Silent
-from distblock.preparation import make_course, make_job, prepare
+from distblock.preparation import make_job
 from distblock.runtime import driver
-from distblock.runtime.crew import State
 from distblock.runtime.faults import Fault, FaultKind, fail_at
 
 pytestmark = pytest.mark.usefixtures("shared_ray")
@@ -47,57 +41,9 @@ REGIMES: dict[str, dict[str, Any]] = {
 }
 
 
-class Watch(Silent):
-    """An account, with the failures in it."""
-
-    def __init__(self, num_stages: int) -> None:
-        self.account = Account(num_stages=num_stages)
-        self.record = self.account.record
-        self.record_departure = self.account.record_departure
-        self.record_failure = self.account.record_failure
-
-
 def values(regime: str, **changes: Any) -> dict[str, Any]:
     # A small budget, so that snapshots are taken all along.
     return {**SMALL, "recovery": {"kept_bytes": 300_000}, **REGIMES[regime], **changes}
-
-
-def run(config: dict[str, Any], *faults: Fault) -> tuple[list[str], Account, list[Failure]]:
-    prepared = prepare(make_config(config))
-    job = make_job(prepared, run="faulty")
-    watch = Watch(prepared.blueprint.num_stages)
-    state = driver.execute(replace(job, faults=faults), make_course(prepared), watch, note=print)
-    return hashes(state), watch.account, watch.account.failures
-
-
-def undisturbed(config: dict[str, Any]) -> tuple[list[str], Account]:
-    prepared = prepare(make_config({**config, "executor": "local", "resources": {}}))
-    watch = Watch(prepared.blueprint.num_stages)
-    job = make_job(prepared, run="undisturbed")
-    [host] = job.hosts
-    state = execute_locally(host, prepared.data, make_course(prepared), watch, initial={})
-    return hashes(state), watch.account
-
-
-def hashes(state: State) -> list[str]:
-    import torch
-
-    return [
-        weights_sha256({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
-        for _, arrays in sorted(state.items())
-    ]
-
-
-def check(config: dict[str, Any], *faults: Fault, survived: int | None = None) -> list[Failure]:
-    disturbed, account, failures = run(config, *faults)
-    expected, alone = undisturbed(config)
-    assert disturbed == expected
-    # Nothing is counted twice, and nothing is left out.
-    figures = ("train_loss", "train_accuracy", "validation_accuracy", "test_accuracy", "num_samples", "lr")
-    for row, other in zip(account.rows(), alone.rows(), strict=True):
-        assert [getattr(row, name) for name in figures] == [getattr(other, name) for name in figures]
-    assert len(failures) == (len(faults) if survived is None else survived)
-    return failures
 
 
 @pytest.mark.parametrize(

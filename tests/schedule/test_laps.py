@@ -88,13 +88,13 @@ def test_one_at_a_time_holds_what_one_stage_reads_and_leaves():
 
 
 def choose(wish, **changes):
-    numbers = {"augmented": False, "output_bytes": (10, 0), "weight_bytes": (1, 1), "limit_bytes": 100}
+    numbers = {"is_cacheable": True, "output_bytes": (10, 0), "weight_bytes": (1, 1), "limit_bytes": 100}
     return choose_inputs(wish, **{**numbers, **changes}).inputs
 
 
 def test_auto_caches_unless_images_are_augmented_or_the_cache_is_too_large():
     assert choose("auto") == "cache"
-    assert choose("auto", augmented=True) == "frozen"
+    assert choose("auto", is_cacheable=False) == "frozen"
     assert choose("auto", limit_bytes=9) == "frozen"
     assert choose("frozen") == "frozen"
 

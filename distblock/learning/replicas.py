@@ -1,0 +1,174 @@
+"""Data parallelism within a stage: each of R replicas takes a share of every microbatch, and gradients are averaged.
+
+What replicas have computed is added in the order of their numbers. So R processes get the same bits as a plain loop
+over R shares, and after every microbatch weights, gradients and running statistics are the same in all of them. Those
+of BatchNorm are means over the replicas, weighed by samples; each replica normalizes by its own share.
+
+Source: Li et al. 2020, "PyTorch Distributed"; the fixed order, and statistics that meet, are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from distblock.errors import InputError
+
+
+class PeersGoneError(RuntimeError):
+    """Another replica does not answer any more; without it there is no sum."""
+
+
+class Replicas(Protocol):
+    """The replicas of one process's stages."""
+
+    @property
+    def count(self) -> int:
+        """R."""
+        ...
+
+    @property
+    def own(self) -> range:
+        """Those that this process computes."""
+        ...
+
+    def add(self, parts: Sequence[Tensor]) -> Tensor:
+        """The sum over all replicas, in the order of their numbers, of what each of them has.
+
+        Args:
+            parts: of those of this process, all of one shape.
+
+        Raises:
+            PeersGoneError: another process is gone.
+        """
+        ...
+
+
+class AllHere:
+    """All replicas in this process, one after the other: the plain loop. Alone, there is nothing to add.
+
+    Args:
+        count: R.
+    """
+
+    def __init__(self, count: int = 1) -> None:
+        self.count = count
+        self.own = range(count)
+
+    def add(self, parts: Sequence[Tensor]) -> Tensor:
+        """The sum, in order."""
+        return add_in_order(parts)
+
+
+def add_in_order(parts: Sequence[Tensor]) -> Tensor:
+    """Their sum, the first with the second, then with the third, and so on."""
+    total = parts[0].clone()
+    for part in parts[1:]:
+        total += part
+    return total
+
+
+def synchronize(modules: Sequence[nn.Module]) -> None:
+    """Let every BatchNorm in the modules normalize by all replicas' shares; CUDA alone can.
+
+    Raises:
+        InputError: one of the modules is a BatchNorm itself, with nothing around it.
+    """
+    for module in modules:
+        if nn.SyncBatchNorm.convert_sync_batchnorm(module) is not module:
+            raise InputError(
+                "model.sync_batchnorm: expected every BatchNorm inside a module of the network, got one that stands"
+                " alone as a block; leave sync_batchnorm out or put it into the block before it"
+            )
+
+
+class Averaging:
+    """Gradients and running statistics of a stage, from the replicas' own to those that all share.
+
+    Used once a microbatch: `begin`; for each own replica `restore`, its passes forward and backward, `take`; `finish`.
+
+    Args:
+        module: the stage's.
+        replicas: who takes part.
+    """
+
+    def __init__(self, module: nn.Module, replicas: Replicas) -> None:
+        self._replicas = replicas
+        self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        running = {id(buffer) for norm in module.modules() if isinstance(norm, _NormBase) for buffer in norm.buffers()}
+        self._buffers = [(buffer, id(buffer) in running) for buffer in module.buffers()]
+        self._gradients: list[Tensor | None] = []
+        self._before: list[Tensor] = []
+        self._versions: list[int] = []
+        self._moved: list[Tensor] = []
+        self._parts: list[Tensor] = []
+
+    def begin(self) -> None:
+        """A microbatch comes: what earlier ones of its batch have left is set aside."""
+        self._gradients = [parameter.grad for parameter in self._parameters]
+        self._before = [buffer.clone() for buffer, _ in self._buffers]
+        self._parts = []
+
+    def restore(self) -> None:
+        """The next replica starts from where all started."""
+        for (buffer, _), before in zip(self._buffers, self._before, strict=True):
+            buffer.data.copy_(before)  # unseen by autograd, whose graph of the replica before is still needed
+        self._versions = [buffer._version for buffer, _ in self._buffers]
+
+    def take(self, num_samples: int) -> None:
+        """A replica has passed its share forward; keep the statistics that it moved.
+
+        Args:
+            num_samples: of the share.
+        """
+        # Integers count microbatches: they are the same in all replicas. torch's own norms do not say that they write.
+        self._moved = [
+            buffer
+            for (buffer, is_running), version in zip(self._buffers, self._versions, strict=True)
+            if buffer.is_floating_point() and (is_running or buffer._version != version)
+        ]
+        statistics = [buffer.reshape(-1) * num_samples for buffer in self._moved]
+        count = torch.full((1,), float(num_samples), device=self._device)
+        self._parts.append(torch.cat([count, *statistics]))
+
+    def take_gradients(self, replica: int) -> None:
+        """Its pass backward has left gradients; keep them beside its statistics.
+
+        Args:
+            replica: which of this process's, counted from 0.
+        """
+        flat = [
+            torch.zeros_like(parameter).reshape(-1) if parameter.grad is None else parameter.grad.reshape(-1)
+            for parameter in self._parameters
+        ]
+        self._parts[replica] = torch.cat([self._parts[replica], *flat])
+        self.clear()
+
+    def clear(self) -> None:
+        """No gradients yet."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def finish(self) -> None:
+        """Add up; every replica goes on with the same.
+
+        Raises:
+            PeersGoneError: another replica is gone.
+        """
+        total = self._replicas.add(self._parts)
+        num_samples, place = total[0], 1
+        for buffer in self._moved:
+            buffer.data.copy_((total[place : place + buffer.numel()] / num_samples).view_as(buffer))
+            place += buffer.numel()
+        for parameter, before in zip(self._parameters, self._gradients, strict=True):
+            gradient = total[place : place + parameter.numel()].view_as(parameter).to(parameter.dtype)
+            parameter.grad = gradient.clone() if before is None else before + gradient
+            place += parameter.numel()
+
+    @property
+    def _device(self) -> torch.device:
+        return self._parameters[0].device

@@ -1,0 +1,120 @@
+"""Gradients and running statistics of replicas, against copies of the module that each see one share."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from distblock.learning.replicas import AllHere, Averaging, add_in_order
+from distblock.messages import Item
+from distblock.shares import share, share_of
+
+
+def test_shares_are_a_partition_and_differ_by_one_at_most():
+    for num_samples in (3, 10, 97):
+        for count in (1, 2, 3):
+            parts = [share(num_samples, replica=replica, count=count) for replica in range(count)]
+            taken = [sample for part in parts for sample in range(part.start, part.stop)]
+            assert taken == list(range(num_samples))
+            sizes = {part.stop - part.start for part in parts}
+            assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_share_keeps_its_microbatchs_place():
+    item = Item(
+        number=7,
+        purpose="train",
+        part="train",
+        epoch=1,
+        index=3,
+        first_sample=30,
+        num_samples=11,
+        batch_samples=22,
+        closes_batch=False,
+        closes_pass=False,
+    )
+    parts = [share_of(item, replica=replica, count=2) for replica in range(2)]
+    assert [part.num_samples for part in parts] == [6, 5]
+    assert {part.first_sample for part in parts} == {30}
+    assert share_of(item, replica=0, count=1) is item
+
+
+def test_sums_go_from_first_to_last():
+    parts = [torch.tensor([1e8]), torch.tensor([-1e8]), torch.tensor([1.0])]
+    assert add_in_order(parts).item() == 1.0
+    assert add_in_order(parts[::-1]).item() == 0.0
+
+
+class Network(nn.Module):
+    """A norm whose statistics run, a table that never moves, and a weight that nobody uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+        self.norm = nn.BatchNorm1d(3)
+        self.unused = nn.Parameter(torch.ones(2))
+        self.register_buffer("table", torch.tensor([0.1, 0.7]))
+
+    @property
+    def running_mean(self) -> Tensor:
+        assert self.norm.running_mean is not None
+        return self.norm.running_mean
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.norm(self.linear(features)) * self.get_buffer("table").sum()
+
+
+def backward(module: nn.Module, features: Tensor, targets: Tensor, *, batch_samples: int) -> None:
+    loss = (module(features) - targets).square().mean()
+    (loss * (len(features) / batch_samples)).backward()
+
+
+def by_copies(module: Network, batches: Sequence[tuple[Tensor, Tensor]], count: int) -> tuple[list[Tensor], Tensor]:
+    """Gradients and the running mean after the microbatches of one batch, each cut into shares by hand."""
+    batch_samples = sum(len(features) for features, _ in batches)
+    gradients = [torch.zeros_like(parameter) for parameter in module.parameters()]
+    mean = module.running_mean.clone()
+    for features, targets in batches:
+        means = []
+        for replica in range(count):
+            part = share(len(features), replica=replica, count=count)
+            twin = copy.deepcopy(module)
+            twin.running_mean.copy_(mean)
+            backward(twin, features[part], targets[part], batch_samples=batch_samples)
+            for total, parameter in zip(gradients, twin.parameters(), strict=True):
+                total += 0 if parameter.grad is None else parameter.grad
+            means.append(twin.running_mean * (part.stop - part.start))
+        mean = torch.stack(means).sum(dim=0) / len(features)
+    return gradients, mean
+
+
+def test_gradients_add_up_over_shares_and_microbatches_and_statistics_are_means():
+    torch.manual_seed(0)
+    module, count = Network(), 3
+    batches = [(torch.randn(size, 4), torch.randn(size, 3)) for size in (10, 7)]
+    expected, expected_mean = by_copies(module, batches, count)
+    averaging = Averaging(module, AllHere(count))
+    for features, targets in batches:
+        averaging.begin()
+        losses = []
+        for replica in range(count):
+            part = share(len(features), replica=replica, count=count)
+            averaging.restore()
+            loss = (module(features[part]) - targets[part]).square().mean()
+            losses.append(loss * ((part.stop - part.start) / 17))
+            averaging.take(part.stop - part.start)
+        averaging.clear()
+        for replica, loss in enumerate(losses):
+            loss.backward()
+            averaging.take_gradients(replica)
+        averaging.finish()
+    for parameter, gradient in zip(module.parameters(), expected, strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, gradient)
+    torch.testing.assert_close(module.running_mean, expected_mean)
+    assert module.norm.num_batches_tracked == 2
+    # What does not move is not touched, not even in its last bit.
+    assert torch.equal(module.get_buffer("table"), torch.tensor([0.1, 0.7]))
