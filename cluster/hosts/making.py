@@ -36,7 +36,7 @@ def hosts(
             user's cache.
         shared: folders that all hosts and this machine share, covered or not.
         object_store_bytes: of each node.
-        dashboard: whether the head runs the dashboard and the jobs API, at port 8265.
+        dashboard: whether the head runs the dashboard and the jobs API, at port 8265, for all hosts.
 
     Raises:
         ValueError: something that hosts need was to be covered, or there are Ray nodes, but none on the first host.

@@ -78,6 +78,8 @@ class FleetNodes:
             arguments.append(f"--resources={json.dumps(dict(settings.resources))}")
         if index == 0:
             arguments += ["--head", f"--port={PORT}", f"--include-dashboard={str(self.dashboard).lower()}"]
+            # For the other hosts, too: there is nobody else in this network.
+            arguments.append("--dashboard-host=0.0.0.0")
         else:
             arguments.append(f"--address={address(0)}:{PORT}")
         return start_node(place.popen, arguments, {**self.environment, **settings.environment})

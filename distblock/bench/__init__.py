@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distblock.bench import faults, memory, pipeline, recovery, slow_stage, wavefront
+from distblock.bench import faults, memory, pipeline, recovery, scaling, slow_stage, wavefront
 from distblock.errors import InputError
 
 BENCHMARKS = {
@@ -14,6 +14,7 @@ BENCHMARKS = {
     "memory": memory.main,
     "faults": faults.main,
     "recovery": recovery.main,
+    "scaling": scaling.main,
 }
 """Each by name: a function of the remaining arguments."""
 
