@@ -368,6 +368,11 @@ def _check_replicas(config: Config) -> None:
             f"replicas: expected 1 with regime.inputs cache, got {config.replicas}; a shuffled share lies in all"
             " replicas' caches: choose frozen or auto, or leave replicas out"
         )
+    if config.resources.gpus_per_worker % 1:
+        raise ValueError(
+            f"replicas: expected whole GPUs a worker, got {config.replicas} replicas with gpus_per_worker"
+            f" {config.resources.gpus_per_worker:g}; NCCL joins no two processes on one GPU: use fewer replicas"
+        )
     if config.data.train_microbatch < config.replicas:
         raise ValueError(
             f"replicas: expected at most one a sample of a microbatch, got {config.replicas} replicas for microbatches"

@@ -47,6 +47,9 @@ def check_changes(before: Config, now: Config) -> None:
     for key, value in new.items():
         if value == old.get(key) or key.startswith(FREE):
             continue
+        # Caches know no replicas.
+        if key == "replicas" and not now.regime.one_by_one:
+            continue
         if key not in CUTS:
             raise InputError(
                 f"resume: {key}: expected {old.get(key)}, as the run began, got {value}; leave it out, or begin another"

@@ -104,8 +104,9 @@ class BlockTrainer:
             console=self._console,
             on_evaluation=self._on_evaluation,
         ) as monitor:
+            is_new = False
             if not is_resumed:
-                directory.create()
+                is_new = directory.create()
                 stack.enter_context(directory.owned())
             attempts = Attempts(prepared, job, directory, monitor, patience, is_resumed=is_resumed)
             directory.write_config(self.config.model_copy(update={"resume": False}))
@@ -114,7 +115,7 @@ class BlockTrainer:
                 outcome = attempts.run()
             except InputError:
                 if not (monitor.has_begun or is_resumed):
-                    directory.withdraw()
+                    directory.withdraw(is_new=is_new)
                 raise
             finally:
                 if monitor.has_begun:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,13 +98,16 @@ def train_on_hosts(
     from cluster.hosts import HostSettings, Link, hosts
 
     settings = [HostSettings(cpus=cpus, link=Link(rate=rate, delay_s=delay_s))] * num_hosts
-    with hosts(settings, shared=[shared] if shared else []) as fleet:
-        # In the head's own /tmp, which goes with the host.
-        command = [sys.executable, "-m", "distblock", "train", "--address", fleet.address, "--run-dir", "/tmp/run"]
+    with (
+        tempfile.TemporaryDirectory(prefix="distblock-bench-") as folder,
+        hosts(settings, shared=[Path(folder), *([shared] if shared else [])]) as fleet,
+    ):
+        run = Path(folder) / "run"
+        command = [sys.executable, "-m", "distblock", "train", "--address", fleet.address, "--run-dir", str(run)]
         done = fleet.run([*command, *flags], cwd=CHECKOUT, capture_output=True, timeout_s=LIMIT_S)
         if done.returncode:
             raise RunFailedError(f"bench: a training on {num_hosts} hosts failed: {done.stderr[-500:]}")
-        summary = json.loads(fleet.path(0, "/tmp/run/summary.json").read_text())
+        summary = json.loads((run / "summary.json").read_text())
         return Ran(summary=summary, line_rate_bytes_per_s=_line_rate(fleet) if num_hosts > 1 else None)
 
 

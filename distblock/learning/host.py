@@ -11,13 +11,13 @@ import resource
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distblock.codecs.cast import Features, num_bytes, round_trip
 from distblock.config import Config
@@ -25,7 +25,7 @@ from distblock.errors import DeviceLostError, PeerLostError, StageError
 from distblock.learning.blueprint import Blueprint, Build, Problem, classifier_of, network
 from distblock.learning.initialization import initialize
 from distblock.learning.network import Block, blocks_state
-from distblock.learning.replicas import AllHere, PeersGoneError, Replicas, synchronize
+from distblock.learning.replicas import AllHere, PeersGoneError, Replicas
 from distblock.learning.stage import Measures, Stage
 from distblock.messages import Arrival, Departure, Inputs, Item, StageReport
 from distblock.seeds import derive_seed
@@ -318,7 +318,11 @@ def _build_stage(spec: HostSpec, index: int, blocks: list[Block], replicas: Repl
     how = "orthogonal" if model.initialization in ("auto", "built") else model.initialization
     initialize(classifier, how, gain=model.gain, seed=derive_seed(spec.config.seed, "classifier", index))
     if model.sync_batchnorm:
-        synchronize([module for block in own for _, module in block.modules] + [classifier])
+        synchronized = nn.SyncBatchNorm.convert_sync_batchnorm
+        own = [
+            replace(block, modules=tuple((name, synchronized(each)) for name, each in block.modules)) for block in own
+        ]
+        classifier = synchronized(classifier)
     return Stage(
         index=index,
         num_stages=spec.blueprint.num_stages,

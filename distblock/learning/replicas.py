@@ -16,8 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from distblock.errors import InputError
-
 
 class PeersGoneError(RuntimeError):
     """Another replica does not answer any more; without it there is no sum."""
@@ -34,6 +32,14 @@ class Replicas(Protocol):
     @property
     def own(self) -> range:
         """Those that this process computes."""
+        ...
+
+    def meet(self) -> None:
+        """Wait until all are there, before the first microbatch: some modules talk to the others by themselves.
+
+        Raises:
+            PeersGoneError: another process is gone.
+        """
         ...
 
     def add(self, parts: Sequence[Tensor]) -> Tensor:
@@ -59,6 +65,9 @@ class AllHere:
         self.count = count
         self.own = range(count)
 
+    def meet(self) -> None:
+        """All are there."""
+
     def add(self, parts: Sequence[Tensor]) -> Tensor:
         """The sum, in order."""
         return add_in_order(parts)
@@ -70,20 +79,6 @@ def add_in_order(parts: Sequence[Tensor]) -> Tensor:
     for part in parts[1:]:
         total += part
     return total
-
-
-def synchronize(modules: Sequence[nn.Module]) -> None:
-    """Let every BatchNorm in the modules normalize by all replicas' shares; CUDA alone can.
-
-    Raises:
-        InputError: one of the modules is a BatchNorm itself, with nothing around it.
-    """
-    for module in modules:
-        if nn.SyncBatchNorm.convert_sync_batchnorm(module) is not module:
-            raise InputError(
-                "model.sync_batchnorm: expected every BatchNorm inside a module of the network, got one that stands"
-                " alone as a block; leave sync_batchnorm out or put it into the block before it"
-            )
 
 
 class Averaging:
@@ -99,25 +94,28 @@ class Averaging:
     def __init__(self, module: nn.Module, replicas: Replicas) -> None:
         self._replicas = replicas
         self._parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        running = {id(buffer) for norm in module.modules() if isinstance(norm, _NormBase) for buffer in norm.buffers()}
-        self._buffers = [(buffer, id(buffer) in running) for buffer in module.buffers()]
+        # By name: a module may put another tensor in a buffer's place.
+        self._owners = [
+            (owner, name) for owner in module.modules() for name, b in owner._buffers.items() if b is not None
+        ]
         self._gradients: list[Tensor | None] = []
         self._before: list[Tensor] = []
-        self._versions: list[int] = []
+        self._seen: list[tuple[int, int]] = []
         self._moved: list[Tensor] = []
         self._parts: list[Tensor] = []
 
     def begin(self) -> None:
         """A microbatch comes: what earlier ones of its batch have left is set aside."""
         self._gradients = [parameter.grad for parameter in self._parameters]
-        self._before = [buffer.clone() for buffer, _ in self._buffers]
+        # One replica alone has nothing to start again from.
+        self._before = [buffer.clone() for buffer in self._buffers] if len(self._replicas.own) > 1 else []
         self._parts = []
 
     def restore(self) -> None:
         """The next replica starts from where all started."""
-        for (buffer, _), before in zip(self._buffers, self._before, strict=True):
+        for buffer, before in zip(self._buffers, self._before, strict=False):
             buffer.data.copy_(before)  # unseen by autograd, whose graph of the replica before is still needed
-        self._versions = [buffer._version for buffer, _ in self._buffers]
+        self._seen = [(id(buffer), buffer._version) for buffer in self._buffers]
 
     def take(self, num_samples: int) -> None:
         """A replica has passed its share forward; keep the statistics that it moved.
@@ -128,8 +126,8 @@ class Averaging:
         # Integers count microbatches: they are the same in all replicas. torch's own norms do not say that they write.
         self._moved = [
             buffer
-            for (buffer, is_running), version in zip(self._buffers, self._versions, strict=True)
-            if buffer.is_floating_point() and (is_running or buffer._version != version)
+            for (owner, _), buffer, seen in zip(self._owners, self._buffers, self._seen, strict=True)
+            if buffer.is_floating_point() and (isinstance(owner, _NormBase) or (id(buffer), buffer._version) != seen)
         ]
         statistics = [buffer.reshape(-1) * num_samples for buffer in self._moved]
         count = torch.full((1,), float(num_samples), device=self._device)
@@ -168,6 +166,11 @@ class Averaging:
             gradient = total[place : place + parameter.numel()].view_as(parameter).to(parameter.dtype)
             parameter.grad = gradient.clone() if before is None else before + gradient
             place += parameter.numel()
+
+    @property
+    def _buffers(self) -> list[Tensor]:
+        """As they are now."""
+        return [owner.get_buffer(name) for owner, name in self._owners]
 
     @property
     def _device(self) -> torch.device:

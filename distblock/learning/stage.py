@@ -125,6 +125,7 @@ class Stage:
             FloatingPointError: the loss is not finite; no step was taken.
             ValueError: a block wrote to its input.
         """
+        self._replicas.meet()
         self._begin_lap(item.lap)
         starts_batch = self._begin_batch(item)
         self.module.train()

@@ -63,7 +63,7 @@ def summarize(
         "executor": config.executor,
         "seed": config.seed,
         "num_stages": blueprint.num_stages,
-        "num_workers": len(blueprint.hosts) * config.replicas,
+        "num_workers": len(blueprint.hosts) * (config.replicas if config.executor == "ray" else 1),
         "replicas": config.replicas,
         "wall_s": wall_s,
         "samples_per_s": account.samples_trained / wall_s,

@@ -6,7 +6,7 @@ import fcntl
 import json
 import posixpath
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,11 @@ class RunDirectory:
         """The last part of the path."""
         return posixpath.basename(self.root.rstrip("/"))
 
-    def create(self) -> None:
+    def create(self) -> bool:
         """Make the directory.
+
+        Returns:
+            Whether it was not there before.
 
         Raises:
             InputError: it holds a run already, or cannot be made.
@@ -80,17 +83,24 @@ class RunDirectory:
                 " distblock resume"
             )
         try:
+            is_new = self.filesystem.get_file_info(self.root).type == fs.FileType.NotFound
             self.filesystem.create_dir(self.root, recursive=True)
         except OSError as error:
             raise InputError(f"run_dir: cannot make {self.root}: {error}") from None
+        return is_new
 
-    def withdraw(self) -> None:
-        """Remove what a run that never began has written, and the directory, if nothing else is in it."""
-        for name in (CONFIG, _LOCK):
-            if self.exists(name):
-                self.filesystem.delete_file(self.path(name))
-        if not self.filesystem.get_file_info(fs.FileSelector(self.root, allow_not_found=True)):
-            self.filesystem.delete_dir(self.root)
+    def withdraw(self, *, is_new: bool) -> None:
+        """Remove what a run that never began has written; what cannot be removed stays.
+
+        Args:
+            is_new: the directory was not there before: it goes, too, if nothing else is in it.
+        """
+        with suppress(OSError):
+            for name in (CONFIG, _LOCK):
+                if self.exists(name):
+                    self.filesystem.delete_file(self.path(name))
+            if is_new and isinstance(self.filesystem, fs.LocalFileSystem):
+                Path(self.root).rmdir()
 
     def path(self, name: str) -> str:
         """A file's path in the file system."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from ray import ObjectRef
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -24,7 +25,7 @@ from distblock.learning.stage import weights_sha256
 from distblock.runtime.caches import CacheSource
 from distblock.runtime.faults import Fault, Strikes, planned
 from distblock.runtime.feeder import DataWorker
-from distblock.runtime.handover import Beginning, Ready, WorkerState
+from distblock.runtime.handover import Beginning, WorkerState
 from distblock.runtime.nodes import Nodes
 from distblock.runtime.reach import Storage
 from distblock.runtime.seats import Actor, DataSeat, Event, StageSeat
@@ -100,6 +101,7 @@ class Crew:
         self.nodes = Nodes()
         caches = job.resumed.caches
         self._caches = replace(caches, folder=caches.folder or new_folder(job.hosts[0].run))
+        self._meetings: list[ObjectRef] = []
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.workers = [self._worker(index) for index in range(len(job.hosts))]
         self.feeders = [self._feeder(len(job.hosts) + index) for index in range(job.hosts[0].config.data.workers)]
@@ -113,7 +115,9 @@ class Crew:
             AttemptLostError: a process ended with its node.
         """
         for seat in (*self.workers, *self.feeders):
-            seat.where = tuple(self._ready(seat, actor) for actor in seat.actors)
+            seat.where = tuple(self._ready(seat, actor.ready.remote()) for actor in seat.actors)
+        for meeting in self._meetings:
+            self._ready(self.workers[0], meeting)
 
     def missing(self, cells: Sequence[Cell]) -> list[Cell]:
         """Of cells that have left outputs, those whose files are not all with the workers that stored them."""
@@ -180,8 +184,7 @@ class Crew:
             actors.append(start_worker(spec, index, self._group, bundle=bundle, beginning=beginning, replica=replica))
         if len(actors) > 1:
             address = actors[0].open_group.remote()
-            for actor in actors:
-                actor.join_group.remote(address)
+            self._meetings += [actor.join_group.remote(address) for actor in actors]
         return actors
 
     def _feeder(self, index: int) -> DataSeat:
@@ -205,9 +208,9 @@ class Crew:
             beginning=Beginning(faults=planned(job.faults, worker=index, stages=(), attempt=job.attempt)),
         )
 
-    def _ready(self, seat: StageSeat | DataSeat, actor: Actor) -> Ready:
+    def _ready(self, seat: StageSeat | DataSeat, answer: ObjectRef) -> Any:
         try:
-            return ray.get(actor.ready.remote())
+            return ray.get(answer)
         except RayTaskError as error:
             raise cause(error) from None
         except RayActorError as error:

@@ -57,7 +57,6 @@ class Strikes:
 
     Args:
         faults: of its worker, or of any stage.
-        replica: which of the stage's replicas it strikes.
         process: which of the worker's processes it is.
         replica: which of its stages' replicas.
     """

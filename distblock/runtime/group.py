@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from datetime import timedelta
 from ipaddress import ip_address, ip_network
 
@@ -57,6 +58,7 @@ class Group:
             *(self._node, port, self.count),
             is_master=True,
             wait_for_workers=False,
+            timeout=PATIENCE,
             master_listen_fd=listening.detach(),
         )
         return self._node, port
@@ -66,20 +68,25 @@ class Group:
         try:
             store = self._store or TCPStore(host, port, self.count, is_master=False, timeout=PATIENCE)
             backend = "nccl" if self._device.type == "cuda" else "gloo"
-            os.environ[f"{backend.upper()}_SOCKET_IFNAME"] = interface_of(self._node)
+            # NCCL takes a bare name for a prefix. Whoever has set another card keeps it.
+            name = ("=" if backend == "nccl" else "") + interface_of(self._node)
+            os.environ.setdefault(f"{backend.upper()}_SOCKET_IFNAME", name)
             dist.init_process_group(backend, store=store, rank=self.own.start, world_size=self.count, timeout=PATIENCE)
         except Exception as error:
             self._joined.set_exception(error)
             raise
         self._joined.set_result(None)
 
+    def meet(self) -> None:
+        """Wait for the others; as for `Replicas`."""
+        with _naming_peers():
+            self._joined.result()
+
     def add(self, parts: Sequence[Tensor]) -> Tensor:
         """The sum over all replicas, in the order of their numbers; as for `Replicas`."""
-        try:
+        with _naming_peers():
             self._joined.result()
             return self._add(parts[0])
-        except RuntimeError as error:
-            raise PeersGoneError(f"another replica does not answer: {error}") from error
 
     def _add(self, part: Tensor) -> Tensor:
         length = len(part)
@@ -92,17 +99,31 @@ class Group:
         return whole[:length]
 
 
+@contextmanager
+def _naming_peers() -> Iterator[None]:
+    """A collective that fails names the others; a device that fails, or is full, is this process's own."""
+    try:
+        yield
+    except (torch.AcceleratorError, torch.OutOfMemoryError):
+        raise
+    except RuntimeError as error:
+        raise PeersGoneError(f"another replica does not answer: {error}") from error
+
+
 def interface_of(address: str) -> str:
-    """The network interface of this host in whose network an address lies.
+    """The network interface of this host that has an address, or else in whose network it lies (loopback's, say).
 
     Raises:
         InputError: there is none.
     """
-    for name, addresses in psutil.net_if_addrs().items():
-        for each in addresses:
-            is_there = each.netmask is not None and each.family == socket.AF_INET
-            if is_there and ip_address(address) in ip_network(f"{each.address}/{each.netmask}", strict=False):
-                return name
+    found = [(name, each) for name, addresses in psutil.net_if_addrs().items() for each in addresses]
+    for name, each in found:
+        if each.address == address:
+            return name
+    for name, each in found:
+        is_there = each.netmask is not None and each.family == socket.AF_INET
+        if is_there and ip_address(address) in ip_network(f"{each.address}/{each.netmask}", strict=False):
+            return name
     raise InputError(
         f"replicas: expected a network interface of this host in the network of {address}, Ray's address of it, got"
         f" {', '.join(psutil.net_if_addrs())}; start the node with ray start --node-ip-address"

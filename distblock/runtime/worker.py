@@ -254,7 +254,8 @@ class StageWorker:
         begun_s = self._clock()
         opened = frozenset() if self._reader is None else frozenset(self._reader.opened)
         sha256 = {} if self._cache is None else dict(self._cache.sha256)
-        state = WorkerState(arrays=self._host.training_state(), opened=opened)
+        # It is the same in all replicas.
+        state = WorkerState(arrays={} if self._replica else self._host.training_state(), opened=opened)
         caches = CacheFiles(sha256=sha256, opened=opened)
         self._strikes.strike("computed", turn)
         return state, SnapshotReport(seconds=self._clock() - begun_s, caches=caches)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from distblock.config import make_config
+from distblock.learning.host import build_stages
 from distblock.learning.replicas import AllHere, Averaging, add_in_order
 from distblock.messages import Item
+from distblock.preparation import make_job, prepare
 from distblock.shares import share, share_of
 
 
@@ -57,6 +62,7 @@ class Network(nn.Module):
         self.norm = nn.BatchNorm1d(3)
         self.unused = nn.Parameter(torch.ones(2))
         self.register_buffer("table", torch.tensor([0.1, 0.7]))
+        self.register_buffer("assigned", torch.zeros(3))
 
     @property
     def running_mean(self) -> Tensor:
@@ -64,7 +70,9 @@ class Network(nn.Module):
         return self.norm.running_mean
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.norm(self.linear(features)) * self.get_buffer("table").sum()
+        features = self.linear(features)
+        self.assigned = 0.9 * self.get_buffer("assigned") + 0.1 * features.detach().mean(dim=0)
+        return self.norm(features) * self.get_buffer("table").sum()
 
 
 def backward(module: nn.Module, features: Tensor, targets: Tensor, *, batch_samples: int) -> None:
@@ -72,30 +80,34 @@ def backward(module: nn.Module, features: Tensor, targets: Tensor, *, batch_samp
     (loss * (len(features) / batch_samples)).backward()
 
 
-def by_copies(module: Network, batches: Sequence[tuple[Tensor, Tensor]], count: int) -> tuple[list[Tensor], Tensor]:
-    """Gradients and the running mean after the microbatches of one batch, each cut into shares by hand."""
+def by_copies(
+    module: Network, batches: Sequence[tuple[Tensor, Tensor]], count: int
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Gradients, the running mean and the other buffer after one batch, its microbatches cut into shares by hand."""
     batch_samples = sum(len(features) for features, _ in batches)
     gradients = [torch.zeros_like(parameter) for parameter in module.parameters()]
-    mean = module.running_mean.clone()
+    mean, assigned = module.running_mean.clone(), module.get_buffer("assigned").clone()
     for features, targets in batches:
-        means = []
+        means, put = [], []
         for replica in range(count):
             part = share(len(features), replica=replica, count=count)
             twin = copy.deepcopy(module)
             twin.running_mean.copy_(mean)
+            twin.get_buffer("assigned").copy_(assigned)
             backward(twin, features[part], targets[part], batch_samples=batch_samples)
             for total, parameter in zip(gradients, twin.parameters(), strict=True):
                 total += 0 if parameter.grad is None else parameter.grad
             means.append(twin.running_mean * (part.stop - part.start))
-        mean = torch.stack(means).sum(dim=0) / len(features)
-    return gradients, mean
+            put.append(twin.get_buffer("assigned") * (part.stop - part.start))
+        mean, assigned = (torch.stack(each).sum(dim=0) / len(features) for each in (means, put))
+    return gradients, mean, assigned
 
 
 def test_gradients_add_up_over_shares_and_microbatches_and_statistics_are_means():
     torch.manual_seed(0)
     module, count = Network(), 3
     batches = [(torch.randn(size, 4), torch.randn(size, 3)) for size in (10, 7)]
-    expected, expected_mean = by_copies(module, batches, count)
+    expected, expected_mean, expected_assigned = by_copies(module, batches, count)
     averaging = Averaging(module, AllHere(count))
     for features, targets in batches:
         averaging.begin()
@@ -115,6 +127,24 @@ def test_gradients_add_up_over_shares_and_microbatches_and_statistics_are_means(
         assert parameter.grad is not None
         torch.testing.assert_close(parameter.grad, gradient)
     torch.testing.assert_close(module.running_mean, expected_mean)
+    # A buffer that the module puts another tensor in the place of is like the others.
+    torch.testing.assert_close(module.get_buffer("assigned"), expected_assigned)
     assert module.norm.num_batches_tracked == 2
     # What does not move is not touched, not even in its last bit.
     assert torch.equal(module.get_buffer("table"), torch.tensor([0.1, 0.7]))
+
+
+def test_batchnorm_of_whole_networks_can_be_synchronized():
+    """As far as a machine without a GPU shows: every norm is converted, under its own name."""
+    for name in ("resnet8", "torchvision/resnet18"):
+        config = make_config({"model": {"name": name, "stages": 2}, "data": {"image_size": 32}})
+        prepared = prepare(config)
+        [host, *_] = make_job(prepared, run="sync").hosts
+        synchronized = config.model_copy(update={"model": config.model.model_copy(update={"sync_batchnorm": True})})
+        for stage, plain in zip(
+            build_stages(replace(host, config=synchronized), range(2)), build_stages(host, range(2)), strict=True
+        ):
+            norms = [module for module in stage.module.modules() if isinstance(module, _BatchNorm)]
+            assert norms
+            assert all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
+            assert stage.state().keys() == plain.state().keys()

@@ -6,6 +6,7 @@ The oracle is the plain loop, which computes one share after the other in one pr
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +82,29 @@ def test_every_replica_counts_in_the_summary_and_on_the_edges(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("shared_ray")
-def test_a_checkpoint_goes_on_with_other_replicas(tmp_path: Path):
-    config = {**values("two"), "run_dir": str(tmp_path / "run"), "checkpoint": {"every_microbatches": 5}}
-    first = BlockTrainer(config).fit().metrics
-    again = {**config, "replicas": 1, "regime": {"epochs": 3}, "model": {"init_from": str(tmp_path / "run")}}
-    second = BlockTrainer({**again, "run_dir": str(tmp_path / "again")}).fit().metrics
-    assert first is not None
-    assert second is not None
-    assert second["test_accuracy"] >= first["test_accuracy"] - 0.05
+def test_a_run_that_was_cut_short_goes_on_with_as_many_replicas_or_others(tmp_path: Path):
+    config = values("two", checkpoint={"every_microbatches": 4}, run_dir=str(tmp_path / "run"))
+    evaluations = iter(range(3))
+
+    def cut(stage: int, accuracy: float) -> None:
+        if next(evaluations, None) is None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        BlockTrainer(config, on_evaluation=cut).fit()
+    shutil.copytree(tmp_path / "run", tmp_path / "others")
+    alone = BlockTrainer({**config, "executor": "local", "run_dir": str(tmp_path / "alone")}).fit().metrics
+    again = BlockTrainer({**config, "executor": "local", "resume": True}).fit().metrics
+    assert alone is not None
+    assert again is not None
+    assert [s["weights_sha256"] for s in again["stages"]] == [s["weights_sha256"] for s in alone["stages"]]
+    others = {**config, "executor": "local", "replicas": 3, "resume": True, "run_dir": str(tmp_path / "others")}
+    metrics = BlockTrainer(others).fit().metrics
+    assert metrics is not None
+    assert metrics["replicas"] == 3
+    # Shares differ, and so do BatchNorm's statistics; what is learnt does not.
+    for stage, other in zip(metrics["stages"], again["stages"], strict=True):
+        assert abs(stage["train_loss"] - other["train_loss"]) < 0.1 * other["train_loss"]
 
 
 @pytest.mark.parametrize(
@@ -98,6 +114,7 @@ def test_a_checkpoint_goes_on_with_other_replicas(tmp_path: Path):
         ({"regime": {"name": "sequential", "inputs": "cache"}}, "replicas: expected 1 with regime.inputs cache"),
         ({"replicas": 97}, "got 97 replicas for microbatches of 96"),
         ({"model": {"sync_batchnorm": True}}, "model.sync_batchnorm: expected workers with GPUs"),
+        ({"resources": {"gpus_per_worker": 0.5}}, "replicas: expected whole GPUs a worker, got 2 .* 0.5"),
     ],
 )
 def test_what_does_not_go_together_is_refused(changes: dict[str, Any], words: str):
