@@ -27,6 +27,7 @@ class PassSums:
         lr: learning rate of the last step; None in evaluation.
         multiplier: lambda of the last step, where the multiplier tunes itself; else None.
         lap: the lap it belongs to.
+        last: the microbatch that lr and multiplier are of, by its place in the pass: reports may overtake each other.
     """
 
     loss_sum: float = 0.0
@@ -38,16 +39,17 @@ class PassSums:
     lr: float | None = None
     multiplier: float | None = None
     lap: int = 0
+    last: int = -1
 
-    def add(self, report: StageReport) -> None:
-        """Count one microbatch."""
+    def add(self, report: StageReport, index: int) -> None:
+        """Count one microbatch, by its place in the pass."""
         self.loss_sum += report.loss_sum
         self.transport_cost_sum += report.transport_cost_sum
         self.num_correct += report.num_correct
         self.num_samples += report.num_samples
         self.compute_s += report.compute_s
-        self.lr = report.lr
-        self.multiplier = report.multiplier
+        if index >= self.last:
+            self.last, self.lr, self.multiplier = index, report.lr, report.multiplier
 
     @property
     def loss(self) -> float:
@@ -154,7 +156,7 @@ class Account:
                 self._served[stage.stage].compute_s += stage.compute_s
             else:
                 sums = self._passes.setdefault((stage.stage, item.epoch, item.part), PassSums(lap=item.lap))
-                sums.add(stage)
+                sums.add(stage, item.index)
             peak = max(self._peak_memory_bytes[stage.stage], report.peak_memory_bytes)
             self._peak_memory_bytes[stage.stage] = peak
         first = report.stages[0]

@@ -147,7 +147,7 @@ class Exporter:
         if epoch != item.epoch:
             sums = PassSums()
             self._passes[report.stage, item.part] = item.epoch, sums
-        sums.add(report)
+        sums.add(report, item.index)
         values.set(catalogue.LOSS, (stage, item.part), sums.loss)
         values.set(catalogue.ACCURACY, (stage, item.part), sums.accuracy)
         values.set(catalogue.TRANSPORT_COST, (stage, item.part), sums.transport_cost)

@@ -97,7 +97,7 @@ class Progress:
                 index = stage.stage
                 if item.epoch != self._epoch[index]:
                     self._epoch[index], self._passes[index] = item.epoch, PassSums()
-                self._passes[index].add(stage)
+                self._passes[index].add(stage, item.index)
             if report.stages[-1].stage == len(self._passes) - 1:
                 self._samples += item.num_samples
         now_s = self._clock()

@@ -56,6 +56,15 @@ def test_a_row_per_stage_and_epoch(run):
         assert (row.test_loss is None) == (row.epoch < 2)  # the test part comes once, at the end
 
 
+def test_the_learning_rate_is_the_last_steps_whoever_tells_first(run):
+    expected = [row.lr for row in account_of(run).rows()]
+    late = Account(num_stages=3)
+    for report in reversed(run.reports):
+        late.record(report)
+    assert [row.lr for row in late.rows()] == expected
+    assert len(set(expected)) > 1
+
+
 def test_seconds_of_rows_add_up_to_those_of_the_reports(run):
     account = account_of(run)
     for stage in range(3):
