@@ -81,10 +81,7 @@ def resume(arguments: Sequence[str]) -> None:
 
 
 def _train(config: Config) -> None:
-    if config.address is not None:
-        from distblock.runtime.tokens import use_token
-
-        use_token(config.address)
+    _show_token(config.address)
     from distblock.report.tables import edges_table, size, stages_table
     from distblock.trainer import BlockTrainer
 
@@ -150,12 +147,14 @@ def verify(arguments: Sequence[str]) -> None:
     if _wants_help(arguments):
         print("usage: distblock verify [--config FILE.yaml] [--KEY VALUE ...]    (the settings of distblock train)")
         return
+    config = _configuration(arguments)
+    _show_token(config.address)
     from distblock.preparation import resolve
     from distblock.verification import verify as findings
 
     console = _console()
     num_faults = 0
-    for finding in findings(resolve(_configuration(arguments))):
+    for finding in findings(resolve(config)):
         num_faults += len(finding.faults)
         console.print(f"{'FAULT' if finding.faults else 'ok   '}  {finding.check}  ({finding.shown})", soft_wrap=True)
         for fault in finding.faults:
@@ -166,6 +165,8 @@ def verify(arguments: Sequence[str]) -> None:
 
 def tune(arguments: Sequence[str]) -> None:
     """``distblock tune --search KEY=RANGE ... [--KEY VALUE ...]``."""
+    words = [part for word in arguments for part in word.split("=", 1)]
+    _show_token(words[words.index("--address") + 1] if "--address" in words[:-1] else None)
     from distblock.tuning import main as tune_main
 
     tune_main(arguments)
@@ -228,8 +229,6 @@ def _dispatch(verb: str, arguments: list[str]) -> int | None:
         **{"train": train, "resume": resume, "compare": compare, "tune": tune, "verify": verify, "bench": bench},
         **{"submit": submit, "jobs": jobs, "stop": stop},
     }
-    if verb in ("verify", "tune"):
-        _show_token(arguments)
     if verb in plain:
         return plain[verb](arguments)
     if verb in typed:
@@ -238,13 +237,12 @@ def _dispatch(verb: str, arguments: list[str]) -> int | None:
     raise InputError(f"{verb}: expected one of {', '.join([*plain, *typed])}; see distblock --help")
 
 
-def _show_token(arguments: Sequence[str]) -> None:
-    """Ray reads whether to show a token when it is imported, which these verbs do before they read their settings."""
-    words = [part for word in arguments for part in word.split("=", 1)]
-    if "--address" in words[:-1]:
+def _show_token(address: str | None) -> None:
+    """Ray reads whether to show a token when it is imported, so this comes before."""
+    if address is not None:
         from distblock.runtime.tokens import use_token
 
-        use_token(words[words.index("--address") + 1])
+        use_token(address)
 
 
 def _configuration(arguments: Sequence[str]) -> Config:

@@ -298,6 +298,11 @@ class Config(Section):
     checkpoint: CheckpointsConfig = CheckpointsConfig()
     metrics: MetricsConfig = MetricsConfig()
 
+    @property
+    def workers_per_stage(self) -> int:
+        """Processes that share a stage, and report apart; the plain loop computes all replicas in one."""
+        return self.replicas if self.executor == "ray" else 1
+
     @model_validator(mode="after")
     def _consistent(self) -> Config:
         _check_together(self)

@@ -28,7 +28,7 @@ from distblock.learning.checks import (
     transport_cost_is_right,
 )
 from distblock.learning.host import HostSpec, explain
-from distblock.learning.stage import weights_sha256
+from distblock.learning.stage import arrays_sha256
 from distblock.messages import Item
 from distblock.metrics.observer import Silent
 from distblock.preparation import Prepared, make_course, make_job, prepare
@@ -161,7 +161,4 @@ def _even(num_stages: int, workers: int) -> tuple[range, ...]:
 
 
 def _hashes(state: Mapping[int, Mapping[str, np.ndarray]]) -> list[str]:
-    return [
-        weights_sha256({name: torch.from_numpy(np.array(array)) for name, array in state[stage].items()})
-        for stage in sorted(state)
-    ]
+    return [arrays_sha256(state[stage]) for stage in sorted(state)]

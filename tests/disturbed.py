@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from distblock.config import make_config
-from distblock.learning.stage import weights_sha256
+from distblock.learning.stage import arrays_sha256
 from distblock.local import execute as execute_locally
 from distblock.messages import Failure
 from distblock.metrics.accounting import Account
@@ -47,10 +45,7 @@ def undisturbed(config: dict[str, Any]) -> tuple[list[str], Account]:
 
 
 def hashes(state: State) -> list[str]:
-    return [
-        weights_sha256({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
-        for _, arrays in sorted(state.items())
-    ]
+    return [arrays_sha256(arrays) for _, arrays in sorted(state.items())]
 
 
 def check(config: dict[str, Any], *faults: Fault, survived: int | None = None) -> list[Failure]:

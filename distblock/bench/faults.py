@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import psutil
-import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -30,7 +29,7 @@ from rich.table import Table
 from distblock import local
 from distblock.config import make_config
 from distblock.errors import RunFailedError
-from distblock.learning.stage import weights_sha256
+from distblock.learning.stage import arrays_sha256
 from distblock.messages import Failure
 from distblock.metrics.observer import Silent
 from distblock.preparation import Prepared, make_course, make_job, prepare
@@ -211,10 +210,7 @@ def _newest(run: Path) -> int:
 
 
 def _hashes(state: State) -> list[str]:
-    return [
-        weights_sha256({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
-        for _, arrays in sorted(state.items())
-    ]
+    return [arrays_sha256(arrays) for _, arrays in sorted(state.items())]
 
 
 def _table(runs: Sequence[dict[str, Any]]) -> Table:

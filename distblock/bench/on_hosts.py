@@ -56,7 +56,8 @@ class Ran:
 
     Attributes:
         summary: its ``summary.json``.
-        line_rate_bytes_per_s: of a plain TCP stream between two of the hosts, after it; None on one host.
+        line_rate_bytes_per_s: of a plain TCP stream between two of the hosts, after it; None on one host, and where
+            the run itself has measured its lines.
     """
 
     summary: dict[str, Any]
@@ -108,7 +109,9 @@ def train_on_hosts(
         if done.returncode:
             raise RunFailedError(f"bench: a training on {num_hosts} hosts failed: {done.stderr[-500:]}")
         summary = json.loads((run / "summary.json").read_text())
-        return Ran(summary=summary, line_rate_bytes_per_s=_line_rate(fleet) if num_hosts > 1 else None)
+        is_known = any(edge["line_rate_bytes_per_s"] for edge in (summary["data_edge"], *summary["edges"]))
+        line_rate = None if num_hosts == 1 or is_known else _line_rate(fleet)
+        return Ran(summary=summary, line_rate_bytes_per_s=line_rate)
 
 
 def _line_rate(fleet: Hosts) -> float:

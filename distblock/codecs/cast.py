@@ -55,13 +55,13 @@ def decode(payload: Payload, *, staging: Staging) -> tuple[Features, Tensor]:
         for header, array in zip(payload.header.tensors, payload.arrays, strict=True)
     }
     labels = staging.to_device(torch.from_numpy(payload.labels))
-    return _rebuild(tensors), labels
+    return rebuild(tensors), labels
 
 
 def round_trip(features: Features, *, codec: str) -> Features:
     """What `decode` would give for what `encode` makes, without leaving the device: the hop inside one process."""
     widest = WIRE_TYPES[codec]
-    return _rebuild({key: _round_trip_tensor(tensor, widest) for key, tensor in named_tensors(features)})
+    return rebuild({key: _round_trip_tensor(tensor, widest) for key, tensor in named_tensors(features)})
 
 
 def named_tensors(features: Features) -> Iterable[tuple[str | int | None, Tensor]]:
@@ -78,7 +78,8 @@ def num_bytes(features: Features) -> int:
     return sum(tensor.numel() * tensor.element_size() for _, tensor in named_tensors(features))
 
 
-def _rebuild(tensors: dict[str | int | None, Tensor]) -> Features:
+def rebuild(tensors: dict[str | int | None, Tensor]) -> Features:
+    """Features of the tensors that `named_tensors` names."""
     keys = list(tensors)
     if keys == [None]:
         return tensors[None]

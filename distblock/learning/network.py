@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from distblock.codecs.cast import Features, named_tensors
+from distblock.codecs.cast import Features, named_tensors, rebuild
 from distblock.errors import InputError
 
 __all__ = [
@@ -96,32 +96,20 @@ def main_tensor(features: Features) -> Tensor:
 
 def detach(features: Features) -> Features:
     """The same tensors without their graph."""
-    if isinstance(features, Tensor):
-        return features.detach()
-    if isinstance(features, dict):
-        return {key: tensor.detach() for key, tensor in features.items()}
-    return tuple(tensor.detach() for tensor in features)
+    return rebuild({key: tensor.detach() for key, tensor in named_tensors(features)})
 
 
 def part_of(features: Features, part: slice) -> Features:
     """Some of the samples: views."""
-    if isinstance(features, Tensor):
-        return features[part]
-    if isinstance(features, dict):
-        return {key: tensor[part] for key, tensor in features.items()}
-    return tuple(tensor[part] for tensor in features)
+    return rebuild({key: tensor[part] for key, tensor in named_tensors(features)})
 
 
 def joined(parts: Sequence[Features]) -> Features:
     """Parts of a microbatch, one after the other; a single one is handed back as it is."""
-    first = parts[0]
     if len(parts) == 1:
-        return first
-    if isinstance(first, Tensor):
-        return torch.cat(cast("list[Tensor]", list(parts)))
-    keys = list(first) if isinstance(first, dict) else list(range(len(first)))
-    whole = {key: torch.cat([part[key] for part in parts]) for key in keys}  # pyright: ignore[reportArgumentType, reportCallIssue]
-    return cast("Features", whole if isinstance(first, dict) else tuple(whole.values()))
+        return parts[0]
+    tensors = [dict(named_tensors(part)) for part in parts]
+    return rebuild({key: torch.cat([part[key] for part in tensors]) for key in tensors[0]})
 
 
 def versions_of(features: Features) -> list[int]:

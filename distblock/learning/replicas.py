@@ -35,7 +35,7 @@ class Replicas(Protocol):
         ...
 
     def meet(self) -> None:
-        """Wait until all are there, before the first microbatch: some modules talk to the others by themselves.
+        """Wait until all are there; before anything else: some modules talk to the others by themselves.
 
         Raises:
             PeersGoneError: another process is gone.
@@ -84,7 +84,8 @@ def add_in_order(parts: Sequence[Tensor]) -> Tensor:
 class Averaging:
     """Gradients and running statistics of a stage, from the replicas' own to those that all share.
 
-    Used once a microbatch: `begin`; for each own replica `restore`, its passes forward and backward, `take`; `finish`.
+    Used once a microbatch: `begin`; for each own replica `restore`, its pass forward, `take`; for each its pass
+    backward, `take_gradients`; `finish`.
 
     Args:
         module: the stage's.
@@ -107,6 +108,7 @@ class Averaging:
     def begin(self) -> None:
         """A microbatch comes: what earlier ones of its batch have left is set aside."""
         self._gradients = [parameter.grad for parameter in self._parameters]
+        self._clear()
         # One replica alone has nothing to start again from.
         self._before = [buffer.clone() for buffer in self._buffers] if len(self._replicas.own) > 1 else []
         self._parts = []
@@ -144,12 +146,7 @@ class Averaging:
             for parameter in self._parameters
         ]
         self._parts[replica] = torch.cat([self._parts[replica], *flat])
-        self.clear()
-
-    def clear(self) -> None:
-        """No gradients yet."""
-        for parameter in self._parameters:
-            parameter.grad = None
+        self._clear()
 
     def finish(self) -> None:
         """Add up; every replica goes on with the same.
@@ -166,6 +163,11 @@ class Averaging:
             gradient = total[place : place + parameter.numel()].view_as(parameter).to(parameter.dtype)
             parameter.grad = gradient.clone() if before is None else before + gradient
             place += parameter.numel()
+
+    def _clear(self) -> None:
+        """No gradients yet."""
+        for parameter in self._parameters:
+            parameter.grad = None
 
     @property
     def _buffers(self) -> list[Tensor]:

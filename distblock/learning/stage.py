@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -282,8 +283,6 @@ class Stage:
 
     def _backward(self, item: Item, passes: Sequence[_Pass]) -> None:
         """Gradients of the local loss: of each own replica alone, then of all together."""
-        if self._averaging is not None:
-            self._averaging.clear()
         for position, each in enumerate(passes):
             loss = local_loss(each.cross_entropy, each.cost, self._tau)
             self._scaler.scale(loss * (each.count / item.batch_samples)).backward()
@@ -356,6 +355,11 @@ def weights_sha256(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}|{str(tensor.dtype).removeprefix('torch.')}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def arrays_sha256(arrays: Mapping[str, np.ndarray]) -> str:
+    """The same over arrays, as states travel."""
+    return weights_sha256({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
 
 
 def _multiplier(config: Config, stage: int, tau: float) -> Multiplier | None:

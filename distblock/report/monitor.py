@@ -86,7 +86,7 @@ class Monitor:
         self._interval_s = config.metrics.interval_s
         self._hops = HopsLog(interval_s=self._interval_s)
         self._drops = config.regime.name == "asynchronous"
-        self._replicas = config.replicas if config.executor == "ray" else 1
+        self._replicas = config.workers_per_stage
         self._settling = self._new_settling(Account(num_stages=blueprint.num_stages))
         self._forked: tuple[HopsLog, float] | None = None
         self._recovering: tuple[Failure, float] | None = None

@@ -7,11 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import torch
 
 from distblock.config import Config
 from distblock.learning.blueprint import Blueprint
-from distblock.learning.stage import weights_sha256
+from distblock.learning.stage import arrays_sha256
 from distblock.messages import Inputs, Line
 from distblock.metrics.accounting import Account, StageRow
 from distblock.metrics.hops import EdgeSums
@@ -63,7 +62,7 @@ def summarize(
         "executor": config.executor,
         "seed": config.seed,
         "num_stages": blueprint.num_stages,
-        "num_workers": len(blueprint.hosts) * (config.replicas if config.executor == "ray" else 1),
+        "num_workers": len(blueprint.hosts) * config.workers_per_stage,
         "replicas": config.replicas,
         "wall_s": wall_s,
         "samples_per_s": account.samples_trained / wall_s,
@@ -104,7 +103,7 @@ def _stage(blueprint: Blueprint, account: Account, row: StageRow, state: Mapping
         "idle_s": totals.idle_s,
         "reuses": account.reuses(row.stage),
         "peak_memory_bytes": totals.peak_memory_bytes,
-        "weights_sha256": weights_sha256({name: torch.from_numpy(np.array(array)) for name, array in state.items()}),
+        "weights_sha256": arrays_sha256(state),
     }
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import ray
-import torch
 from ray import ObjectRef
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup
@@ -21,12 +20,13 @@ from distblock.config import Config
 from distblock.data.dataset import DataInfo
 from distblock.errors import AttemptLostError, DistblockError, PreemptedError, WorkerLostError
 from distblock.learning.host import HostSpec
-from distblock.learning.stage import weights_sha256
+from distblock.learning.stage import arrays_sha256
 from distblock.runtime.caches import CacheSource
 from distblock.runtime.faults import Fault, Strikes, planned
 from distblock.runtime.feeder import DataWorker
 from distblock.runtime.handover import Beginning, WorkerState
 from distblock.runtime.nodes import Nodes
+from distblock.runtime.placement import rows
 from distblock.runtime.reach import Storage
 from distblock.runtime.seats import Actor, DataSeat, Event, StageSeat
 from distblock.runtime.worker import StageWorker
@@ -97,7 +97,8 @@ class Crew:
         self._job = job
         self._group = group
         config = job.hosts[0].config
-        self._has_rows = group.bundle_count == config.replicas + config.data.workers
+        self._num_bundles = group.bundle_count - config.data.workers
+        self._rows = rows(range(self._num_bundles), length=len(job.hosts), count=config.replicas)
         self.nodes = Nodes()
         caches = job.resumed.caches
         self._caches = replace(caches, folder=caches.folder or new_folder(job.hosts[0].run))
@@ -177,11 +178,11 @@ class Crew:
 
     def _start_group(self, index: int, beginning: Beginning) -> list[Actor]:
         """A worker's processes: one, or all its replicas, which have to find each other."""
-        spec, num_hosts = self._job.hosts[index], len(self._job.hosts)
-        actors = []
-        for replica in range(spec.config.replicas):
-            bundle = replica if self._has_rows else num_hosts * replica + index
-            actors.append(start_worker(spec, index, self._group, bundle=bundle, beginning=beginning, replica=replica))
+        spec = self._job.hosts[index]
+        actors = [
+            start_worker(spec, index, self._group, bundle=row[index], beginning=beginning, replica=replica)
+            for replica, row in enumerate(self._rows)
+        ]
         if len(actors) > 1:
             address = actors[0].open_group.remote()
             self._meetings += [actor.join_group.remote(address) for actor in actors]
@@ -189,8 +190,7 @@ class Crew:
 
     def _feeder(self, index: int) -> DataSeat:
         job, config = self._job, self._job.hosts[0].config
-        bundle = self._group.bundle_count - config.data.workers + index - len(job.hosts)
-        options = _options(self._group, bundle, cpus=1.0, gpus=0.0)
+        options = _options(self._group, self._num_bundles + index - len(job.hosts), cpus=1.0, gpus=0.0)
 
         def start(beginning: Beginning) -> list[Actor]:
             actor = ray.remote(DataWorker).options(**options)
@@ -265,7 +265,7 @@ def same(collected: Sequence[Any]) -> State:
     """
     state, *others = collected
     for stage, arrays in state.items():
-        expected = weights_sha256({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
+        expected = arrays_sha256(arrays)
         for replica, digests in enumerate(others, start=1):
             if digests[stage] != expected:
                 raise DistblockError(

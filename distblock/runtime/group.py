@@ -16,9 +16,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import timedelta
-from ipaddress import ip_address, ip_network
 
-import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -26,6 +24,7 @@ from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsa
 
 from distblock.errors import InputError
 from distblock.learning.replicas import PeersGoneError, add_in_order
+from distblock.runtime.interfaces import interface_to
 
 PATIENCE = timedelta(hours=6)
 """How long a process waits for the others: the driver knows far sooner who has died or frozen, and ends the rest."""
@@ -69,8 +68,13 @@ class Group:
             store = self._store or TCPStore(host, port, self.count, is_master=False, timeout=PATIENCE)
             backend = "nccl" if self._device.type == "cuda" else "gloo"
             # NCCL takes a bare name for a prefix. Whoever has set another card keeps it.
-            name = ("=" if backend == "nccl" else "") + interface_of(self._node)
-            os.environ.setdefault(f"{backend.upper()}_SOCKET_IFNAME", name)
+            name = interface_to(self._node).name
+            if name is None:
+                raise InputError(
+                    f"replicas: expected a network interface of this host on the way to {self._node}, Ray's address of"
+                    " it, got none; start the node with ray start --node-ip-address"
+                )
+            os.environ.setdefault(f"{backend.upper()}_SOCKET_IFNAME", f"={name}" if backend == "nccl" else name)
             dist.init_process_group(backend, store=store, rank=self.own.start, world_size=self.count, timeout=PATIENCE)
         except Exception as error:
             self._joined.set_exception(error)
@@ -85,7 +89,6 @@ class Group:
     def add(self, parts: Sequence[Tensor]) -> Tensor:
         """The sum over all replicas, in the order of their numbers; as for `Replicas`."""
         with _naming_peers():
-            self._joined.result()
             return self._add(parts[0])
 
     def _add(self, part: Tensor) -> Tensor:
@@ -108,23 +111,3 @@ def _naming_peers() -> Iterator[None]:
         raise
     except RuntimeError as error:
         raise PeersGoneError(f"another replica does not answer: {error}") from error
-
-
-def interface_of(address: str) -> str:
-    """The network interface of this host that has an address, or else in whose network it lies (loopback's, say).
-
-    Raises:
-        InputError: there is none.
-    """
-    found = [(name, each) for name, addresses in psutil.net_if_addrs().items() for each in addresses]
-    for name, each in found:
-        if each.address == address:
-            return name
-    for name, each in found:
-        is_there = each.netmask is not None and each.family == socket.AF_INET
-        if is_there and ip_address(address) in ip_network(f"{each.address}/{each.netmask}", strict=False):
-            return name
-    raise InputError(
-        f"replicas: expected a network interface of this host in the network of {address}, Ray's address of it, got"
-        f" {', '.join(psutil.net_if_addrs())}; start the node with ray start --node-ip-address"
-    )

@@ -7,9 +7,12 @@ what can never fit is an error that says what is missing, before any worker star
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from distblock.config import Config
 from distblock.errors import InputError
+
+T = TypeVar("T")
 
 Resources = dict[str, float]
 
@@ -38,6 +41,19 @@ def in_rows(needed: Sequence[Resources], nodes: Sequence[Resources], config: Con
     length = (len(needed) - data_workers) // replicas
     rows = [_total(needed[:length]) for _ in range(replicas)]
     return [*rows, *needed[-data_workers:]] if _packs(rows, nodes) else list(needed)
+
+
+def rows(bundles: Sequence[T], *, length: int, count: int) -> list[list[T]]:
+    """The bundle of each worker, row by row, of bundles as `in_rows` gives them.
+
+    Args:
+        bundles: one a worker, or one a row; anything that stands for them.
+        length: workers of a row.
+        count: rows.
+    """
+    if len(bundles) == count:
+        return [[bundle] * length for bundle in bundles]
+    return [list(bundles[start : start + length]) for start in range(0, len(bundles), length)]
 
 
 def _packs(bundles: Sequence[Resources], nodes: Sequence[Resources]) -> bool:

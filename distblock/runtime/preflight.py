@@ -22,6 +22,7 @@ from distblock.runtime.crew import Job
 from distblock.runtime.interfaces import Interface
 from distblock.runtime.lines import Measured, Pair, crossings, describe, edge_lines, edges_of, warnings
 from distblock.runtime.nodes import Node, nodes_of
+from distblock.runtime.placement import rows
 from distblock.runtime.reach import Storage, data_refusal, packed, storage_refusal, token
 from distblock.runtime.scout import Received
 from distblock.runtime.scouts import Scouts
@@ -66,15 +67,8 @@ def preflight(job: Job, group: PlacementGroup, *, note: Note) -> tuple[Line, ...
             _prove_storage(job.storage, scouts, note=note)
         if job.dataset is None:
             _prove_data(job.hosts[0].config.data, scouts, feeders)
-        rows = _rows(workers, length=len(job.hosts), count=job.hosts[0].config.replicas)
-        return _measure(crossings([spec.stages.start for spec in job.hosts], rows, feeders), scouts, note=note)
-
-
-def _rows(nodes: Sequence[Node], *, length: int, count: int) -> list[list[Node]]:
-    """Where the workers of each row of replicas sit, by where the bundles lie."""
-    if len(nodes) == count:
-        return [[node] * length for node in nodes]
-    return [list(nodes[start : start + length]) for start in range(0, len(nodes), length)]
+        placed = rows(workers, length=len(job.hosts), count=job.hosts[0].config.replicas)
+        return _measure(crossings([spec.stages.start for spec in job.hosts], placed, feeders), scouts, note=note)
 
 
 def _prove_storage(storage: Storage, scouts: Scouts, *, note: Note) -> None:

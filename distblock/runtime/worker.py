@@ -29,7 +29,7 @@ from distblock.codecs.payload import Payload, check_payload
 from distblock.codecs.staging import Staging
 from distblock.errors import DeviceLostError, InputLostError, StageError
 from distblock.learning.host import Host, HostSpec, Work, explain, stage_error
-from distblock.learning.stage import weights_sha256
+from distblock.learning.stage import arrays_sha256
 from distblock.messages import Arrival, Departure, Inputs, Item, WorkerReport
 from distblock.runtime.caches import CacheReader, CacheSource
 from distblock.runtime.faults import Strikes
@@ -214,8 +214,7 @@ class StageWorker:
             states = taking.result()
         if not self._replica:
             return states
-        tensors = {stage: {name: torch.from_numpy(a) for name, a in state.items()} for stage, state in states.items()}
-        return {stage: weights_sha256(state) for stage, state in tensors.items()}
+        return {stage: arrays_sha256(state) for stage, state in states.items()}
 
     @contextmanager
     def _naming(self, what: str) -> Iterator[None]:

@@ -118,7 +118,6 @@ def test_gradients_add_up_over_shares_and_microbatches_and_statistics_are_means(
             loss = (module(features[part]) - targets[part]).square().mean()
             losses.append(loss * ((part.stop - part.start) / 17))
             averaging.take(part.stop - part.start)
-        averaging.clear()
         for replica, loss in enumerate(losses):
             loss.backward()
             averaging.take_gradients(replica)
