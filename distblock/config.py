@@ -216,10 +216,13 @@ class ChannelConfig(Section):
 
     codec: Literal["fp32", "fp16", "bf16"] = "fp32"
     """widest floating type that crosses an edge; fp32 sends activations as they are"""
+    microbatches_per_call: PositiveInt | Literal["auto"] = "auto"
+    """consecutive microbatches that one call takes to a worker, a parcel: quick ones are bound by calls otherwise;
+    auto: as many as keep the slowest worker busy for some 20 ms; one in the asynchronous regime"""
     max_in_flight: PositiveInt = 4
-    """microbatches in flight on an edge"""
+    """parcels in flight on an edge"""
     max_in_flight_bytes: PositiveInt = 256 * 1024**2
-    """bytes in flight on an edge; one microbatch always passes"""
+    """bytes in flight on an edge; one parcel always passes"""
 
 
 class RecoveryConfig(Section):

@@ -85,6 +85,42 @@ class Item:
         return f"{lap}epoch {self.epoch + 1}, {name} microbatch {self.index}"
 
 
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """Consecutive microbatches that go from worker to worker together, by one call each: of one pass, one or more."""
+
+    items: tuple[Item, ...]
+
+    @property
+    def number(self) -> int:
+        """That of its first microbatch."""
+        return self.items[0].number
+
+    @property
+    def stop(self) -> int:
+        """Number of the first microbatch after it."""
+        return self.items[-1].number + 1
+
+    @property
+    def purpose(self) -> Purpose:
+        """What its microbatches are for."""
+        return self.items[0].purpose
+
+    @property
+    def closes_pass(self) -> bool:
+        """Its last microbatch is the last of its pass."""
+        return self.items[-1].closes_pass
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in all of its microbatches."""
+        return sum(item.num_samples for item in self.items)
+
+    def __str__(self) -> str:
+        more = "" if len(self.items) == 1 else f" to {self.items[-1].index}"
+        return f"{self.items[0]}{more}"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageReport:
     """What one stage measured on one microbatch. Sums, so that adding reports is exact.
@@ -152,6 +188,70 @@ class Arrival:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Passage:
+    """When a microbatch was where, at one worker: seconds since the epoch, by that worker's wall clock.
+
+    Microbatches of one parcel are fetched and stored together, so they share those moments.
+
+    Attributes:
+        asked_s: the object store was asked for it; a data worker: it was asked for it.
+        fetched_s: its bytes were there.
+        decoded_s: it was on the device.
+        started_s, finished_s: when computing began and ended; a data worker: reading and augmenting.
+        encoded_s: its output was encoded.
+        stored_s: the object store had taken the output.
+        wire_bytes: of what left; 0 where nothing did.
+    """
+
+    asked_s: float
+    fetched_s: float
+    decoded_s: float
+    started_s: float
+    finished_s: float
+    encoded_s: float
+    stored_s: float
+    wire_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Handling:
+    """The driver's side of a microbatch at one worker: seconds since the epoch, by the driver's wall clock.
+
+    Attributes:
+        worker: index of the worker, of all its replicas; data workers count down from -1.
+        ready_s: all that it needs was known to be there.
+        backpressure_s: seconds from then on in which the worker stood idle for want of a credit.
+        sent_s: the call was made.
+        told_s: Ray told its end.
+        handled_s: the driver came to it.
+    """
+
+    worker: int
+    ready_s: float
+    backpressure_s: float
+    sent_s: float
+    told_s: float
+    handled_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataReport:
+    """What a data worker tells about one microbatch.
+
+    Attributes:
+        item: the microbatch.
+        departures: its way to stage 0, of each replica's share; none where samples come from a cache.
+        node: the host's address.
+        passage: when it was where.
+    """
+
+    item: Item
+    departures: tuple[Departure, ...]
+    node: str
+    passage: Passage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerReport:
     """All that a worker tells about one microbatch.
 
@@ -166,6 +266,7 @@ class WorkerReport:
         node: the host's address.
         reused: numbers of earlier microbatches that the worker has trained on again since its last report.
         reuse_s: seconds it computed on them.
+        passage: when it was where; None: nobody looked.
     """
 
     worker: int
@@ -180,6 +281,7 @@ class WorkerReport:
     node: str
     reused: tuple[int, ...] = ()
     reuse_s: float = 0.0
+    passage: Passage | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from distblock.messages import Item
+from distblock.messages import Parcel
 
 
 def share(num_samples: int, *, replica: int, count: int) -> slice:
@@ -21,9 +21,11 @@ def share(num_samples: int, *, replica: int, count: int) -> slice:
     return slice(start, start + size + (replica < more))
 
 
-def share_of(item: Item, *, replica: int, count: int) -> Item:
-    """The microbatch as one replica sees it: as many samples as its share has; its place is the whole microbatch's."""
+def share_of(parcel: Parcel, *, replica: int, count: int) -> Parcel:
+    """Microbatches as one replica sees them: as many samples as its shares have; their places are the wholes'."""
     if count == 1:
-        return item
-    part = share(item.num_samples, replica=replica, count=count)
-    return replace(item, num_samples=part.stop - part.start)
+        return parcel
+    parts = [share(item.num_samples, replica=replica, count=count) for item in parcel.items]
+    return Parcel(
+        tuple(replace(item, num_samples=part.stop - part.start) for item, part in zip(parcel.items, parts, strict=True))
+    )

@@ -5,6 +5,7 @@ Of Ray it knows only Train's types, so that whoever knows Ray Train is at home.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -21,6 +22,7 @@ from distblock.learning.blueprint import Build
 from distblock.preparation import Prepared, about, make_job, prepare, resolve
 from distblock.report.monitor import Monitor, OnEvaluation
 from distblock.report.summary import summarize
+from distblock.report.trace import trace
 from distblock.resuming import check_changes, check_not_ended
 from distblock.runs import RunDirectory
 from distblock.runs.checkpoints import Checkpoint as Kept
@@ -121,6 +123,9 @@ class BlockTrainer:
                 if monitor.has_begun:
                     keeper.write(runs.METRICS, lambda: directory.write_table(runs.METRICS, monitor.metrics_table()))
                     keeper.write(runs.HOPS, lambda: directory.write_table(runs.HOPS, monitor.hops_table()))
+                    timeline = monitor.timeline_table()
+                    keeper.write(runs.TIMELINE, lambda: directory.write_table(runs.TIMELINE, timeline))
+                    keeper.write(runs.TRACE, lambda: directory.write(runs.TRACE, json.dumps(trace(timeline)).encode()))
             summary = summarize(
                 self.config,
                 prepared.blueprint,

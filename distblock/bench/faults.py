@@ -137,7 +137,9 @@ def _faults(options: Options, draw: random.Random) -> tuple[Fault, ...]:
 def _settings(regime: dict[str, Any]) -> dict[str, Any]:
     # So small a budget that snapshots are taken all along.
     recovery = {"kept_bytes": 300_000, "deadline_s": 3.0}
-    return {"data": {"batch_size": 96, "fraction": 0.5}, "regime": regime, "recovery": recovery}
+    # A microbatch a call: so short a run has few of them.
+    channel = {"microbatches_per_call": 1}
+    return {"data": {"batch_size": 96, "fraction": 0.5}, "regime": regime, "recovery": recovery, "channel": channel}
 
 
 def _prepare(regime: dict[str, Any]) -> Prepared:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from distblock.messages import Departure, Failure, Item, Line, WorkerReport
+from distblock.messages import DataReport, Departure, Failure, Handling, Item, Line, WorkerReport
 
 
 class Recorder(Protocol):
@@ -26,6 +26,10 @@ class Recorder(Protocol):
 
 class Observer(Recorder, Protocol):
     """Listens to credits too."""
+
+    def record_passage(self, report: WorkerReport | DataReport, handling: Handling) -> None:
+        """When a microbatch was where: at a worker or data worker, and here."""
+        ...
 
     def record_backpressure(self, edge: int, seconds: float) -> None:
         """A sender stood idle for want of a credit."""
@@ -58,6 +62,9 @@ class Silent:
         """Nothing is kept."""
 
     def record_departure(self, departure: Departure, node: str, item: Item) -> None:
+        """Nothing is kept."""
+
+    def record_passage(self, report: WorkerReport | DataReport, handling: Handling) -> None:
         """Nothing is kept."""
 
     def record_backpressure(self, edge: int, seconds: float) -> None:

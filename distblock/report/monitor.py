@@ -12,11 +12,12 @@ from rich.console import Console
 
 from distblock.config import Config
 from distblock.learning.blueprint import Blueprint
-from distblock.messages import Departure, Failure, Item, Line, WorkerReport
+from distblock.messages import DataReport, Departure, Failure, Handling, Item, Line, WorkerReport
 from distblock.metrics.accounting import Account
 from distblock.metrics.exporter import Exporter
 from distblock.metrics.log import HopsLog, metrics_table
 from distblock.metrics.settling import Settling
+from distblock.metrics.timeline import Timeline
 from distblock.report.lap_progress import LapProgress
 from distblock.report.progress import Progress
 from distblock.schedule.position import Position
@@ -85,6 +86,7 @@ class Monitor:
         self.lines: tuple[Line, ...] = ()
         self._interval_s = config.metrics.interval_s
         self._hops = HopsLog(interval_s=self._interval_s)
+        self._timeline = Timeline()
         self._drops = config.regime.name == "asynchronous"
         self._replicas = config.workers_per_stage
         self._settling = self._new_settling(Account(num_stages=blueprint.num_stages))
@@ -203,6 +205,10 @@ class Monitor:
         if self._exporter is not None:
             self._exporter.record_departure(departure, node)
 
+    def record_passage(self, report: WorkerReport | DataReport, handling: Handling) -> None:
+        """When a microbatch was where."""
+        self._timeline.record(report, handling)
+
     def record_backpressure(self, edge: int, seconds: float) -> None:
         """A sender stood idle for want of a credit."""
         self._hops.advance(self.elapsed_s, self._settling.account)
@@ -251,6 +257,10 @@ class Monitor:
     def hops_table(self) -> pa.Table:
         """A row per edge and reporting interval."""
         return self._hops.table(self._settling.account)
+
+    def timeline_table(self) -> pa.Table:
+        """A row per microbatch and worker, of this process's part of the run."""
+        return self._timeline.table()
 
 
 def _progress(config: Config, blueprint: Blueprint, plan: StreamPlan, console: Console) -> Progress | LapProgress:

@@ -23,6 +23,8 @@ CONFIG = "config.yaml"
 SUMMARY = "summary.json"
 METRICS = "metrics.parquet"
 HOPS = "hops.parquet"
+TIMELINE = "timeline.parquet"
+TRACE = "trace.json"
 
 _LOCK = ".lock"
 

@@ -17,7 +17,7 @@ from typing import Any
 import ray
 from ray import ObjectRef
 
-from distblock.messages import Item
+from distblock.messages import Parcel
 from distblock.runtime.handover import SnapshotReport, WorkerState
 from distblock.runtime.lanes import Lane
 from distblock.runtime.seats import StageSeat
@@ -63,9 +63,9 @@ class Cuts:
             self._ask_those_that_have_passed()
             self._close_if_complete()
 
-    def before(self, lane: Lane, worker: int, item: Item) -> None:
-        """A worker is about to be given a microbatch: perhaps the first one beyond the cut."""
-        if lane is self._through and worker not in self._turns and item.number >= self._limit:
+    def before(self, lane: Lane, worker: int, parcel: Parcel) -> None:
+        """A worker is about to be given a parcel: perhaps the first one beyond the cut."""
+        if lane is self._through and worker not in self._turns and parcel.number >= self._limit:
             self._turns[worker] = self._seats[worker].take_exact_snapshot()
 
     def take(self, seat: StageSeat, turn: int, state: ObjectRef, report: SnapshotReport) -> None:

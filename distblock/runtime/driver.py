@@ -1,8 +1,9 @@
 """The driver: executes the schedule. It holds references, never tensors.
 
 It is a loop around a `Course` and a `Dispatcher` for each stream under way: a call ends, they say who may begin what,
-and each leave becomes one call of a worker, which takes a reference in and gives two back, the output's and the
-report's. Only the report is read. A worker that dies or freezes is replaced; what it had is computed again, and nobody
+and each leave becomes one call of a worker, which takes a reference in and gives two back, the outputs' and the
+reports'. Only the reports are read. What has been given leave together, a parcel, is as many microbatches as keep a
+worker busy for a while. A worker that dies or freezes is replaced; what it had is computed again, and nobody
 else notices more than a delay. A node that dies ends the attempt: what it held is gone, and the run goes back to its
 last checkpoint.
 """
@@ -26,7 +27,7 @@ from ray.exceptions import (
 )
 
 from distblock.errors import AttemptLostError, DeviceLostError, InputLostError, PeerLostError, WorkerLostError
-from distblock.messages import Failure, FailureKind, Item
+from distblock.messages import DataReport, Failure, FailureKind, Handling, Parcel, WorkerReport
 from distblock.metrics.observer import Observer
 from distblock.runtime.cluster import check_machine, joined, living, placed
 from distblock.runtime.crew import Crew, Job, State, cause, crew, in_one_line, same
@@ -41,6 +42,7 @@ from distblock.schedule.credits import Credits, Limit
 from distblock.schedule.dispatch import Dispatch
 from distblock.schedule.failure import Failures
 from distblock.schedule.laps import Cell
+from distblock.schedule.parcels import LARGEST, ParcelSize
 from distblock.schedule.saving import NoSaver, Saver
 
 __all__ = ["Job", "State", "check", "execute"]
@@ -137,7 +139,9 @@ class _Run:
         self._edges = [Credits(limit) for limit in self._limits]
         self._caches = job.hosts[0].inputs == "cache"
         self._unread: list[Cell] = []
+        self._num_fed = 0
         self._failures = failures
+        self._size = self._parcel_size()
         self._watched_s = time.monotonic()
         self._state: State = {}
 
@@ -161,6 +165,18 @@ class _Run:
         ahead = config.data.prefetch * config.data.workers
         counts = [ahead, *(config.channel.max_in_flight for _ in self._job.hosts[1:])]
         return [Limit(count=count, num_bytes=config.channel.max_in_flight_bytes) for count in counts]
+
+    def _parcel_size(self) -> ParcelSize:
+        config = self._job.hosts[0].config
+        if config.regime.name == "asynchronous":
+            return ParcelSize(1)  # each is dropped, or used again, by itself
+        channel = config.channel
+        microbatch_bytes = config.data.batch_size * max(self._job.hosts[0].blueprint.sample_bytes)
+        # On an edge there is room for as many parcels as may be in flight.
+        room = channel.max_in_flight_bytes // (channel.max_in_flight * microbatch_bytes)
+        if channel.microbatches_per_call == "auto":
+            return ParcelSize(None, largest=min(LARGEST, room))
+        return ParcelSize(channel.microbatches_per_call)
 
     def _begin(self) -> None:
         """Everything that may begin: lanes, and in each lane microbatches; then lanes that were the last to hinder."""
@@ -186,8 +202,8 @@ class _Run:
         if source is not None and lane.cell is not None:
             entered = [lane.cell.stage]
 
-        def size(edge: int, item: Item) -> int:
-            return item.num_samples * self._job.hosts[0].blueprint.sample_bytes[entered[edge]]
+        def size(edge: int, parcel: Parcel) -> int:
+            return parcel.num_samples * self._job.hosts[0].blueprint.sample_bytes[entered[edge]]
 
         drops = self._job.hosts[0].config.regime.name == "asynchronous"
         return Lane(
@@ -196,6 +212,7 @@ class _Run:
             source=source,
             edges=edges,
             size=size,
+            count=lambda: self._size.count,
             drops=drops,
             may_store=lambda: self._cuts.may_store,
         )
@@ -237,18 +254,20 @@ class _Run:
                 self._tell_edge(lane, dispatch.place, dispatch.backpressure_s)
 
     def _submit(self, lane: Lane, dispatch: Dispatch) -> None:
-        place, item = dispatch.place, dispatch.item
+        place, parcel, waited_s = dispatch.place, dispatch.parcel, dispatch.backpressure_s
         if place == 0:
-            feeder = self._crew.feeders[item.number % len(self._crew.feeders)]
-            feeder.take(Hop(lane, place, item, None, lane.source))
+            feeder = self._crew.feeders[self._num_fed % len(self._crew.feeders)]
+            self._num_fed += 1
+            feeder.take(Hop(lane, place, parcel, None, lane.source, time.time() - waited_s, waited_s))
             return
         worker = lane.workers[place - 1]
-        self._cuts.before(lane, worker, item)
-        entering = lane.payloads.pop((place - 1, item.number))
+        self._cuts.before(lane, worker, parcel)
+        entering = lane.payloads.pop((place - 1, parcel.number))
+        ready_s = lane.ready_s.pop((place - 1, parcel.number))
         size = 0
         if lane.source is None:
-            size = item.num_samples * self._job.hosts[0].blueprint.sample_bytes[self._job.hosts[worker].stages.start]
-        self._crew.workers[worker].take(Hop(lane, place, item, entering, lane.source), size)
+            size = parcel.num_samples * self._job.hosts[0].blueprint.sample_bytes[self._job.hosts[worker].stages.start]
+        self._crew.workers[worker].take(Hop(lane, place, parcel, entering, lane.source, ready_s, waited_s), size)
 
     def _handle_next(self) -> None:
         try:
@@ -280,28 +299,46 @@ class _Run:
                 self._release_unread()
 
     def _finish_hop(self, event: Event, hop: Hop) -> None:
-        lane, place, item = hop.lane, hop.place, hop.item
+        lane, place, parcel = hop.lane, hop.place, hop.parcel
         # What is stored again has been counted when it was stored first.
-        if lane.lane.rebuilds:
-            pass
-        elif place > 0:
-            for report in event.report:
-                self._observer.record(report)
-        else:
-            departures, node = event.report[0]
-            for departure in departures:
-                self._observer.record_departure(departure, node, item)
+        if not lane.lane.rebuilds:
+            self._tell(event, hop)
         if place == len(lane.workers):
-            self._saver.count(1)
-        if place < len(lane.workers):
-            lane.payloads[place, item.number] = event.value
-        lane.dispatcher.finish(place, item)
+            self._saver.count(len(parcel.items))
+        else:
+            lane.payloads[place, parcel.number] = event.value
+            lane.ready_s[place, parcel.number] = time.time()
+        lane.dispatcher.finish(place, parcel)
         while lane.dispatcher.dropped:
             edge, dropped = lane.dispatcher.dropped.pop()
-            del lane.payloads[edge, dropped.number]
+            del lane.payloads[edge, dropped.number], lane.ready_s[edge, dropped.number]
             self._observer.record_drop(self._stage_after(lane, edge))
         if place > 0:
             self._tell_edge(lane, place - 1, 0.0)
+
+    def _tell(self, event: Event, hop: Hop) -> None:
+        """What the replicas report of each microbatch, and when it passed through here."""
+        index, num_workers = event.seat.index, len(self._crew.workers)
+        handling = Handling(
+            worker=index if index < num_workers else num_workers - index - 1,
+            ready_s=hop.ready_s,
+            backpressure_s=hop.backpressure_s,
+            sent_s=event.sent_s,
+            told_s=event.told_s,
+            handled_s=time.time(),
+        )
+        for reports in event.report:
+            for report in reports:
+                self._tell_one(report, handling)
+
+    def _tell_one(self, report: WorkerReport | DataReport, handling: Handling) -> None:
+        if isinstance(report, WorkerReport):
+            self._size.tell(handling.worker, report.finished_s - report.started_s)
+            self._observer.record(report)
+        else:
+            for departure in report.departures:
+                self._observer.record_departure(departure, report.node, report.item)
+        self._observer.record_passage(report, handling)
 
     def _stage_after(self, lane: Lane, place: int) -> int:
         return self._job.hosts[lane.workers[place]].stages.start
@@ -383,7 +420,7 @@ def _place(seat: Seat) -> tuple[str, int]:
     entry = seat.ledger.oldest_unfinished or next(iter(reversed(seat.ledger.entries)), None)
     if entry is None:
         return "its next call", seat.ledger.next_turn
-    return str(entry.call.item) if isinstance(entry.call, Hop) else type(entry.call).__name__.lower(), entry.turn
+    return str(entry.call.parcel) if isinstance(entry.call, Hop) else type(entry.call).__name__.lower(), entry.turn
 
 
 def _reads(call: Call, cell: Cell) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from distblock.codecs.payload import Header, Payload
 from distblock.codecs.staging import Staging
 from distblock.config import Config
 from distblock.data.dataset import DataInfo, open_data
-from distblock.messages import Departure, Item
+from distblock.messages import DataReport, Departure, Item, Parcel, Passage
 from distblock.runtime.faults import Strikes
 from distblock.runtime.handover import Ready
 from distblock.shares import share
@@ -54,43 +55,66 @@ class DataWorker:
         """Where it is."""
         return Ready(node=self._node, node_id=ray.get_runtime_context().get_node_id())
 
-    def locate(self, item: Item, turn: int) -> Iterator[Payload | tuple[tuple[Departure, ...], str]]:
-        """Where the microbatch's samples lie in their part's own order, with their labels; for a worker with a cache.
+    def locate(self, parcel: Parcel, turn: int) -> Iterator[tuple[Payload, ...] | tuple[DataReport, ...]]:
+        """Where the microbatches' samples lie in their part's own order, with their labels; for a worker with a cache.
 
         Nothing is read, and nothing departs.
         """
-        positions, labels = self._data.positions(item)
+        asked_s = time.time()
+        located = [self._data.positions(item) for item in parcel.items]
         self._strikes.strike("computed", turn)
-        header = Header(run=self._run, edge=item.stage or 0, number=item.number, tensors=())
-        yield Payload(header=header, arrays=(positions,), labels=labels, payload_bytes=0)
-        yield (), self._node
+        yield tuple(
+            Payload(
+                header=Header(run=self._run, edge=item.stage or 0, number=item.number, tensors=()),
+                arrays=(positions,),
+                labels=labels,
+                payload_bytes=0,
+            )
+            for item, (positions, labels) in zip(parcel.items, located, strict=True)
+        )
+        passage = _passage(asked_s, asked_s, time.time(), wire_bytes=0)
+        yield tuple(DataReport(item=item, departures=(), node=self._node, passage=passage) for item in parcel.items)
 
-    def prepare(self, item: Item, turn: int) -> Iterator[Payload | tuple[tuple[Departure, ...], str]]:
-        """The microbatch for stage 0, a share for each replica, then what it took and where it lies.
+    def prepare(self, parcel: Parcel, turn: int) -> Iterator[tuple[Payload, ...] | tuple[DataReport, ...]]:
+        """The microbatches for stage 0, a share of them for each replica, then what each took and where it lies.
 
         Raises:
             DataError: a sample cannot be read; the message names it.
         """
+        asked_s = time.time()
         self._strikes.strike("before", turn)
-        images, labels = self._data.microbatch(item)
+        started_s, read = [], []
+        for item in parcel.items:
+            started_s.append(time.time())
+            read.append(self._data.microbatch(item))
+        finished_s = [*started_s[1:], time.time()]
         self._strikes.strike("computed", turn)
-        departures = []
+        departures: list[list[Departure]] = [[] for _ in parcel.items]
         for replica in range(self._replicas):
-            part = share(item.num_samples, replica=replica, count=self._replicas)
-            payload = self._encode(item, images[part], labels[part])
+            payloads = tuple(self._share(item, replica, *each) for item, each in zip(parcel.items, read, strict=True))
             begun_s = time.perf_counter()
-            yield payload
-            departures.append(
-                Departure(
-                    edge=0,
-                    payload_bytes=payload.payload_bytes,
-                    wire_bytes=payload.wire_bytes,
-                    encode_s=0.0,
-                    put_s=time.perf_counter() - begun_s,
-                )
-            )
+            yield payloads
+            put_s = (time.perf_counter() - begun_s) / len(payloads)
+            for each, payload in zip(departures, payloads, strict=True):
+                each.append(_departure(payload, put_s))
         self._strikes.strike("stored", turn)
-        yield tuple(departures), self._node
+        stored_s = time.time()
+        yield tuple(
+            DataReport(
+                item=item,
+                departures=tuple(each),
+                node=self._node,
+                passage=replace(
+                    _passage(asked_s, start_s, end_s, wire_bytes=sum(hop.wire_bytes for hop in each)),
+                    stored_s=stored_s,
+                ),
+            )
+            for item, each, start_s, end_s in zip(parcel.items, departures, started_s, finished_s, strict=True)
+        )
+
+    def _share(self, item: Item, replica: int, images: np.ndarray, labels: np.ndarray) -> Payload:
+        part = share(item.num_samples, replica=replica, count=self._replicas)
+        return self._encode(item, images[part], labels[part])
 
     def _encode(self, item: Item, images: np.ndarray, labels: np.ndarray) -> Payload:
         return encode(
@@ -102,3 +126,27 @@ class DataWorker:
             number=item.number,
             staging=self._staging,
         )
+
+
+def _departure(payload: Payload, put_s: float) -> Departure:
+    return Departure(
+        edge=0,
+        payload_bytes=payload.payload_bytes,
+        wire_bytes=payload.wire_bytes,
+        encode_s=0.0,
+        put_s=put_s,
+    )
+
+
+def _passage(asked_s: float, started_s: float, finished_s: float, *, wire_bytes: int) -> Passage:
+    """A data worker fetches nothing, and its samples are encoded as they are read."""
+    return Passage(
+        asked_s=asked_s,
+        fetched_s=asked_s,
+        decoded_s=asked_s,
+        started_s=started_s,
+        finished_s=finished_s,
+        encoded_s=finished_s,
+        stored_s=finished_s,
+        wire_bytes=wire_bytes,
+    )

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ray import ObjectRef
 
-from distblock.messages import Item
+from distblock.messages import Item, Parcel
 from distblock.schedule import course
 from distblock.schedule.credits import Credits
 from distblock.schedule.dispatch import Dispatcher
 from distblock.schedule.laps import Cell
+from distblock.schedule.parcels import parcels
 
 
 class Lane:
@@ -20,13 +21,15 @@ class Lane:
         lane: the stream as the course sees it.
         workers: index of each worker it passes, in order.
         source: the worker whose cache its microbatches come from; None: they are data.
-        payloads: outputs that wait, a share for each replica, by the place that made them and the microbatch's number.
+        payloads: outputs that wait, a share for each replica, by the place that made them and the parcel's number.
+        ready_s: when they came.
 
     Args:
         lane, workers, source: the attributes.
         edges: what is in flight on each edge.
-        size: bytes of an item on an edge.
-        drops: whether old training items are dropped.
+        size: bytes of a parcel on an edge.
+        count: microbatches of the next parcel.
+        drops: whether old training parcels are dropped.
         may_store: whether a file may be begun now.
     """
 
@@ -37,7 +40,8 @@ class Lane:
         workers: Sequence[int],
         source: int | None,
         edges: Sequence[Credits],
-        size: Callable[[int, Item], int],
+        size: Callable[[int, Parcel], int],
+        count: Callable[[], int],
         drops: bool,
         may_store: Callable[[], bool],
     ) -> None:
@@ -45,10 +49,11 @@ class Lane:
         self.workers = workers
         self.source = source
         self.payloads: dict[tuple[int, int], tuple[ObjectRef, ...]] = {}
+        self.ready_s: dict[tuple[int, int], float] = {}
         self._may_store = may_store
         self._stores = False
-        items = self._held_back(lane.items)
-        self.dispatcher = Dispatcher(items, edges=edges, size=size, drops=drops, start=lane.start)
+        stream = parcels(self._held_back(lane.items), count)
+        self.dispatcher = Dispatcher(stream, edges=edges, size=size, drops=drops, start=lane.start)
 
     @property
     def cell(self) -> Cell | None:

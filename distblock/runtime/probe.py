@@ -9,7 +9,7 @@ from distblock.codecs.cast import encode
 from distblock.codecs.payload import Payload
 from distblock.codecs.staging import Staging
 from distblock.learning.host import HostSpec
-from distblock.messages import Item, WorkerReport
+from distblock.messages import Item, Parcel, WorkerReport
 from distblock.runtime.cluster import joined, placed
 from distblock.runtime.crew import start_worker
 from distblock.runtime.placement import bundles
@@ -35,11 +35,11 @@ def run_alone(spec: HostSpec, items: list[Item]) -> list[WorkerReport]:
             ray.get(worker.ready.remote())
             reports, pending = [], []
             for item in items:
-                payload = ray.put(random_payload(spec, item))
-                pending.append(worker.hop.options(num_returns=2).remote(item, [payload], item.number)[1])
+                payload = ray.put((random_payload(spec, item),))
+                pending.append(worker.hop.options(num_returns=2).remote(Parcel((item,)), [payload], item.number)[1])
                 if len(pending) > AHEAD:
-                    reports.append(ray.get(pending.pop(0)))
-            return [*reports, *ray.get(pending)]
+                    reports += ray.get(pending.pop(0))
+            return [*reports, *(report for told in ray.get(pending) for report in told)]
         finally:
             ray.kill(worker)
 

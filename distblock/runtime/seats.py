@@ -21,7 +21,7 @@ from typing import Any
 import ray
 from ray import ObjectRef
 
-from distblock.messages import Failure, Inputs, Item
+from distblock.messages import Failure, Inputs, Parcel
 from distblock.runtime.handover import Beginning, Ready, SnapshotReport
 from distblock.schedule.failure import Deadline
 from distblock.schedule.laps import Cell
@@ -37,21 +37,25 @@ MOST_KEPT = 256
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """Pass a microbatch through.
+    """Pass a parcel through.
 
     Attributes:
         lane: the stream that it belongs to.
         place: its place in that stream's row.
-        item: the microbatch.
+        parcel: the microbatches.
         entering: what enters, a share for each replica; None at a data worker.
         source: worker whose cache its samples come from; None: they are what enters, or data.
+        ready_s: when all that it needs was known to be there, by the driver's wall clock.
+        backpressure_s: seconds from then on in which the worker stood idle for want of a credit.
     """
 
     lane: Any
     place: int
-    item: Item
+    parcel: Parcel
     entering: tuple[ObjectRef, ...] | None
     source: int | None
+    ready_s: float
+    backpressure_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,7 @@ class Event:
         value: references to what it handed out beside its reports: a share for each replica.
         report: its reports, one of each replica; a data worker's.
         failure: why there is none.
+        sent_s, told_s: when the call was made, and its end told, by the driver's wall clock.
     """
 
     seat: Seat
@@ -96,6 +101,8 @@ class Event:
     value: tuple[ObjectRef, ...]
     report: tuple[Any, ...]
     failure: BaseException | None
+    sent_s: float
+    told_s: float
 
 
 class Seat:
@@ -190,10 +197,10 @@ class Seat:
 
     def _send(self, turn: int, call: Call) -> None:
         value, reports = self._call(turn, call)
-        incarnation = self.incarnation
+        incarnation, sent_s = self.incarnation, time.time()
 
         def tell(results: tuple[Any, ...], failure: BaseException | None) -> None:
-            self._events.put(Event(self, incarnation, turn, call, value, results, failure))
+            self._events.put(Event(self, incarnation, turn, call, value, results, failure, sent_s, time.time()))
 
         when_all(reports, tell)
 
@@ -249,7 +256,7 @@ class DataSeat(Seat):
         assert isinstance(call, Hop)
         (actor,) = self.actors
         method = actor.prepare if call.source is None else actor.locate
-        *value, report = method.options(num_returns=self._shares + 1).remote(call.item, turn)
+        *value, report = method.options(num_returns=self._shares + 1).remote(call.parcel, turn)
         return tuple(value), [report]
 
 
@@ -273,8 +280,8 @@ class StageSeat(Seat):
     def take(self, call: Call, num_bytes: int = 0) -> int:
         """Give the worker a call; a snapshot follows where one is due."""
         number = super().take(call, num_bytes)
-        if isinstance(call, Hop) and call.item.purpose == "store":
-            (self._storing.discard if call.item.closes_pass else self._storing.add)(id(call.lane))
+        if isinstance(call, Hop) and call.parcel.purpose == "store":
+            (self._storing.discard if call.parcel.closes_pass else self._storing.add)(id(call.lane))
         if self.ledger.kept_bytes > self._kept_bytes or len(self.ledger.entries) > MOST_KEPT:
             self.take_snapshot()
         return number
@@ -318,9 +325,9 @@ class StageSeat(Seat):
         match call:
             case Hop():
                 source = None if call.source is None else self._source(call.source)
-                item = share_of(call.item, replica=replica, count=len(self.actors))
+                parcel = share_of(call.parcel, replica=replica, count=len(self.actors))
                 entering = [] if call.entering is None else [call.entering[replica]]
-                value, report = actor.hop.options(num_returns=2).remote(item, entering, turn, source)
+                value, report = actor.hop.options(num_returns=2).remote(parcel, entering, turn, source)
                 return value, report
             case Snapshot():
                 value, report = actor.snapshot.options(num_returns=2).remote(turn)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,19 +22,19 @@ import ray
 import torch
 from ray import ObjectRef
 from ray.exceptions import ObjectLostError, RayActorError
-from torch import Tensor
 
-from distblock.codecs.cast import Features, decode, encode
-from distblock.codecs.payload import Payload, check_payload
+from distblock.codecs.cast import encode
+from distblock.codecs.payload import Payload
 from distblock.codecs.staging import Staging
 from distblock.errors import DeviceLostError, InputLostError, StageError
 from distblock.learning.host import Host, HostSpec, Work, explain, stage_error
 from distblock.learning.stage import arrays_sha256
-from distblock.messages import Arrival, Departure, Inputs, Item, WorkerReport
-from distblock.runtime.caches import CacheReader, CacheSource
+from distblock.messages import Arrival, Departure, Inputs, Item, Parcel, Passage, WorkerReport
+from distblock.runtime.caches import CacheSource
 from distblock.runtime.faults import Strikes
 from distblock.runtime.group import Group
 from distblock.runtime.handover import Beginning, Ready, SnapshotReport, WorkerState
+from distblock.runtime.intake import Arrived, Fetched, Intake
 from distblock.runtime.reuse import Reuse, Reused
 from distblock.runtime.turns import Turns
 from distblock.schedule.saving import CacheFiles
@@ -48,19 +48,6 @@ LOST = (ObjectLostError, RayActorError)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Fetched:
-    """A microbatch on the device, the stage it enters, its hops, and when it came (on the worker's clock)."""
-
-    features: Features
-    labels: Tensor
-    first: int
-    num_hops: int
-    asked_s: float
-    fetched_s: float
-    decoded_s: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class _Computed:
     """What computing gave, and when it ran (on the worker's clock)."""
 
@@ -70,6 +57,17 @@ class _Computed:
     started_s: float
     finished_s: float
     idle_since_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Done:
+    """A microbatch that has been computed, its output as it leaves (None: it does not), and when it was encoded."""
+
+    fetched: Fetched
+    computed: _Computed
+    payload: Payload | None
+    encode_s: float
+    encoded_s: float
 
 
 class StageWorker:
@@ -115,7 +113,7 @@ class StageWorker:
         self._turns = Turns(beginning.turn)
         self._strikes = Strikes(beginning.faults, process=beginning.process, replica=replica)
         self._reuse = Reuse(spec, self._host, self._computing, clock=self._clock)
-        self._reader = None if self._cache is None else CacheReader(self._cache, node=self._node)
+        self._intake = Intake(spec, staging=self._staging, cache=self._cache, node=self._node, clock=self._clock)
         self._begin_from(beginning)
         self._failure: BaseException | None = None
         self._idle_since_s = self._clock()
@@ -167,12 +165,12 @@ class StageWorker:
             self._cache.close()
 
     def hop(
-        self, item: Item, payloads: list[ObjectRef], turn: int, source: CacheSource | None = None
-    ) -> Iterator[Payload | WorkerReport | None]:
-        """Fetch a microbatch, pass it through the stages, hand out the output (None if last) and then the report.
+        self, parcel: Parcel, payloads: list[ObjectRef], turn: int, source: CacheSource | None = None
+    ) -> Iterator[tuple[Payload, ...] | tuple[WorkerReport, ...] | None]:
+        """Fetch microbatches, pass them through the stages, hand out the outputs (None if last) and then the reports.
 
         Args:
-            item: the microbatch.
+            parcel: the microbatches.
             payloads: one reference, to what enters; to positions of samples where they come from a cache.
             turn: the call's number.
             source: the cache.
@@ -180,29 +178,28 @@ class StageWorker:
         Raises:
             StageError: a stage failed, or what came was not what was expected.
         """
+        at = parcel.items[0]
         try:
-            fetched = self._fetch(item, payloads[0], source)
+            arrived = self._intake.fetch(parcel, payloads[0], source)
             with self._turns.turn(turn):
-                self._reuse.expect()
-                computing = self._submit(self._compute, item, fetched, turn)
-            computed = computing.result()
-            departures = computed.departures
-            if self._is_last or item.stage in self._spec.stages:
-                yield None
-            else:
-                payload, encode_s = self._encode(item, computed.work.features, fetched.labels)
-                begun_s = self._clock()
-                yield payload
-                departures += (_departure(payload, encode_s, put_s=self._clock() - begun_s),)
-            self._strikes.strike("stored", turn, item)
-            yield self._report(item, fetched, computed, departures)
+                queued = zip(parcel.items, arrived.microbatches, strict=True)
+                computing = [(item, each, self._queue(item, each, turn)) for item, each in queued]
+            done = []
+            for at, each, future in computing:
+                done.append(self._encode(at, each, future.result()))
+            begun_s = self._clock()
+            yield tuple(each.payload for each in done if each.payload is not None) or None
+            stored_s = self._clock()
+            for at in parcel.items:
+                self._strikes.strike("stored", turn, at)
+            yield self._reports(parcel, arrived, done, put_s=stored_s - begun_s, stored_s=stored_s)
         except StageError as failure:
             self._turns.fail(failure)
             raise
         except Exception as error:
             first = self._spec.stages.start
             is_lost = isinstance(error, LOST)
-            failure = InputLostError(first, str(item), explain(error)) if is_lost else stage_error(first, item, error)
+            failure = InputLostError(first, str(at), explain(error)) if is_lost else stage_error(first, at, error)
             self._turns.fail(failure)
             raise failure from error
 
@@ -230,8 +227,7 @@ class StageWorker:
         for reference in beginning.state:
             state: WorkerState = ray.get(reference)
             self._host.load_training_state(state.arrays)
-            if self._reader is not None:
-                self._reader.opened.update(state.opened)
+            self._intake.opened.update(state.opened)
 
     def _submit(self, compute: Callable[..., T], *arguments: Any) -> Future[T]:
         """Queue something for the computing thread."""
@@ -251,7 +247,7 @@ class StageWorker:
     def _snapshot(self, turn: int) -> tuple[WorkerState, SnapshotReport]:
         self._strikes.strike("before", turn)
         begun_s = self._clock()
-        opened = frozenset() if self._reader is None else frozenset(self._reader.opened)
+        opened = frozenset(self._intake.opened)
         sha256 = {} if self._cache is None else dict(self._cache.sha256)
         # It is the same in all replicas.
         state = WorkerState(arrays={} if self._replica else self._host.training_state(), opened=opened)
@@ -267,45 +263,11 @@ class StageWorker:
             self._cache.release(stage, lap)
         self._strikes.strike("computed", turn)
 
-    def _fetch(self, item: Item, reference: ObjectRef, source: CacheSource | None) -> _Fetched:
-        asked_s = self._clock()
-        payload: Payload = ray.get(reference)
-        if source is not None:
-            return self._fetch_cached(item, payload, source, asked_s)
-        fetched_s = self._clock()
-        first = self._spec.stages.start
-        shapes = self._spec.blueprint.entering[first]
-        check_payload(payload, run=self._spec.run, edge=first, item=item, sample_shapes=shapes)
-        features, labels = decode(payload, staging=self._staging)
-        return _Fetched(
-            features=features,
-            labels=labels,
-            first=first,
-            num_hops=1,
-            asked_s=asked_s,
-            fetched_s=fetched_s,
-            decoded_s=self._clock(),
-        )
+    def _queue(self, item: Item, fetched: Fetched, turn: int) -> Future[_Computed]:
+        self._reuse.expect()
+        return self._submit(self._compute, item, fetched, turn)
 
-    def _fetch_cached(self, item: Item, payload: Payload, source: CacheSource, asked_s: float) -> _Fetched:
-        """A microbatch out of a cache; its hops are those of all microbatches that were stored, at its opening."""
-        assert self._cache is not None
-        assert self._reader is not None
-        assert item.stage is not None
-        path, is_new = self._reader.open(source, item)
-        fetched_s = self._clock()
-        features, labels = self._cache.take(path, item, payload.arrays[0], payload.labels, staging=self._staging)
-        return _Fetched(
-            features=features,
-            labels=labels,
-            first=item.stage,
-            num_hops=self._cache.num_batches(path) if is_new else 0,
-            asked_s=asked_s,
-            fetched_s=fetched_s,
-            decoded_s=self._clock(),
-        )
-
-    def _compute(self, item: Item, fetched: _Fetched, turn: int) -> _Computed:
+    def _compute(self, item: Item, fetched: Fetched, turn: int) -> _Computed:
         self._strikes.strike("before", turn, item)
         started_s, idle_since_s = self._clock(), self._idle_since_s
         work = self._host.work(item, fetched.features, fetched.labels, first=fetched.first)
@@ -327,53 +289,73 @@ class StageWorker:
             idle_since_s=idle_since_s,
         )
 
-    def _encode(self, item: Item, features: Features, labels: Tensor) -> tuple[Payload, float]:
+    def _encode(self, item: Item, fetched: Fetched, computed: _Computed) -> _Done:
         begun_s = self._clock()
-        payload = encode(
-            features,
-            labels,
-            codec=self._spec.config.channel.codec,
-            run=self._spec.run,
-            edge=self._spec.stages.stop,
-            number=item.number,
-            staging=self._staging,
+        payload = None
+        if not self._is_last and item.stage not in self._spec.stages:
+            payload = encode(
+                computed.work.features,
+                fetched.labels,
+                codec=self._spec.config.channel.codec,
+                run=self._spec.run,
+                edge=self._spec.stages.stop,
+                number=item.number,
+                staging=self._staging,
+            )
+        now_s = self._clock()
+        return _Done(fetched=fetched, computed=computed, payload=payload, encode_s=now_s - begun_s, encoded_s=now_s)
+
+    def _reports(
+        self, parcel: Parcel, arrived: Arrived, done: Sequence[_Done], *, put_s: float, stored_s: float
+    ) -> tuple[WorkerReport, ...]:
+        """Of each microbatch; what storing the parcel took is shared out evenly."""
+        idle_since_s = done[0].computed.idle_since_s
+        return tuple(
+            self._report(
+                item,
+                each,
+                arrivals=arrived.arrivals(each.fetched, idle_since_s=idle_since_s),
+                put_s=put_s / len(done),
+                passage=self._passage(arrived, each, stored_s=stored_s),
+            )
+            for item, each in zip(parcel.items, done, strict=True)
         )
-        return payload, self._clock() - begun_s
 
     def _report(
-        self, item: Item, fetched: _Fetched, computed: _Computed, departures: tuple[Departure, ...]
+        self, item: Item, done: _Done, *, arrivals: tuple[Arrival, ...], put_s: float, passage: Passage
     ) -> WorkerReport:
-        exposed_s = exposed(fetched.asked_s, fetched.decoded_s, idle_since_s=computed.idle_since_s)
-        hops = max(1, fetched.num_hops)
-        arrival = Arrival(
-            edge=fetched.first,
-            fetch_s=(fetched.fetched_s - fetched.asked_s) / hops,
-            decode_s=(fetched.decoded_s - fetched.fetched_s) / hops,
-            exposed_s=exposed_s / hops,
-        )
+        computed = done.computed
+        departures = computed.departures
+        if done.payload is not None:
+            departures += (_departure(done.payload, done.encode_s, put_s=put_s),)
         return WorkerReport(
             worker=self._index,
             item=item,
             stages=computed.work.reports,
-            arrivals=(*(arrival,) * fetched.num_hops, *computed.work.arrivals),
+            arrivals=(*arrivals, *computed.work.arrivals),
             departures=departures,
-            started_s=self._epoch_s + computed.started_s,
-            finished_s=self._epoch_s + computed.finished_s,
+            started_s=passage.started_s,
+            finished_s=passage.finished_s,
             idle_s=max(0.0, computed.started_s - computed.idle_since_s - computed.reused.seconds),
             reused=computed.reused.numbers,
             reuse_s=computed.reused.seconds,
             peak_memory_bytes=self._host.peak_memory_bytes(),
             node=self._node,
+            passage=passage,
         )
 
-
-def exposed(asked_s: float, decoded_s: float, *, idle_since_s: float) -> float:
-    """Seconds of a fetch in which its worker had nothing to compute.
-
-    The worker is idle from the end of one microbatch's computing to the start of the next one's, and that start waits
-    for the fetch: so the exposed part is what remains of the fetch after ``idle_since_s``.
-    """
-    return max(0.0, decoded_s - max(asked_s, idle_since_s))
+    def _passage(self, arrived: Arrived, done: _Done, *, stored_s: float) -> Passage:
+        epoch_s = self._epoch_s
+        return Passage(
+            asked_s=epoch_s + arrived.asked_s,
+            fetched_s=epoch_s + arrived.fetched_s,
+            decoded_s=epoch_s + arrived.decoded_s,
+            started_s=epoch_s + done.computed.started_s,
+            finished_s=epoch_s + done.computed.finished_s,
+            encoded_s=epoch_s + done.encoded_s,
+            stored_s=epoch_s + stored_s,
+            wire_bytes=0 if done.payload is None else done.payload.wire_bytes,
+        )
 
 
 def _departure(payload: Payload, encode_s: float, *, put_s: float) -> Departure:

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from distblock.config import make_config
 from distblock.learning.host import build_stages
 from distblock.learning.replicas import AllHere, Averaging, add_in_order
-from distblock.messages import Item
+from distblock.messages import Item, Parcel
 from distblock.preparation import make_job, prepare
 from distblock.shares import share, share_of
 
@@ -41,10 +41,11 @@ def test_a_share_keeps_its_microbatchs_place():
         closes_batch=False,
         closes_pass=False,
     )
-    parts = [share_of(item, replica=replica, count=2) for replica in range(2)]
-    assert [part.num_samples for part in parts] == [6, 5]
-    assert {part.first_sample for part in parts} == {30}
-    assert share_of(item, replica=0, count=1) is item
+    parcel = Parcel((item, replace(item, number=8, index=4, num_samples=8)))
+    parts = [share_of(parcel, replica=replica, count=2) for replica in range(2)]
+    assert [[each.num_samples for each in part.items] for part in parts] == [[6, 4], [5, 4]]
+    assert {part.items[0].first_sample for part in parts} == {30}
+    assert share_of(parcel, replica=0, count=1) is parcel
 
 
 def test_sums_go_from_first_to_last():

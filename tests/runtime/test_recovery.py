@@ -20,6 +20,7 @@ from ray.exceptions import RayTaskError
 from distblock import BlockTrainer
 from distblock.config import make_config
 from distblock.errors import DeviceLostError, WorkerLostError
+from distblock.messages import Parcel
 from distblock.preparation import make_course, make_job, prepare
 from distblock.runtime import driver
 from distblock.runtime.cluster import placed
@@ -50,8 +51,9 @@ REGIMES: dict[str, dict[str, Any]] = {
 
 
 def values(regime: str, **changes: Any) -> dict[str, Any]:
-    # A small budget, so that snapshots are taken all along.
-    return {**SMALL, "recovery": {"kept_bytes": 300_000}, **REGIMES[regime], **changes}
+    # A small budget, so that snapshots are taken all along; a microbatch a call, so that calls are there to fail at.
+    few = {"recovery": {"kept_bytes": 300_000}, "channel": {"microbatches_per_call": 1}}
+    return {**SMALL, **few, **REGIMES[regime], **changes}
 
 
 @pytest.mark.parametrize(
@@ -137,6 +139,13 @@ def test_everything_back_to_the_last_checkpoint(regime: str, tmp_path: Path, mon
     ]
 
 
+@pytest.mark.parametrize("regime", ["microbatches", "wavefront-cache"])
+def test_a_worker_that_dies_in_the_middle_of_a_parcel_is_replaced_alone(regime: str):
+    config = values(regime, channel={"microbatches_per_call": 3})
+    [failure] = check(config, fail_at(1, 1, 4, "kill"))
+    assert failure.kind == "worker_died"
+
+
 def test_a_data_worker_that_dies_is_replaced():
     [failure] = check(values("parallel"), Fault(worker=3, turn=4, moment="before"))
     assert (failure.kind, failure.who) == ("data_worker_died", "data worker 0")
@@ -151,10 +160,11 @@ def test_nothing_is_computed_behind_a_microbatch_that_failed():
     with placed([{"CPU": 1.0}], strategy="PACK", note=print) as group:
         # Slow enough for all to be queued before the first is done.
         worker = start_worker(replace(spec, delays_s={0: 0.5}), 0, group, bundle=0, beginning=beginning)
-        entering = [ray.put(random_payload(spec, item)) for item in items if item is not None]
+        parcels = [Parcel((item,)) for item in items if item is not None]
+        entering = [ray.put((random_payload(spec, parcel.items[0]),)) for parcel in parcels]
         reports = [
-            worker.hop.options(num_returns=2).remote(item, [payload], turn)[1]
-            for turn, (item, payload) in enumerate(zip(items, entering, strict=True))
+            worker.hop.options(num_returns=2).remote(parcel, [payloads], turn)[1]
+            for turn, (parcel, payloads) in enumerate(zip(parcels, entering, strict=True))
         ]
         told = [future.exception() for future in [report.future() for report in reports] if wait([future])]
         ray.kill(worker)

@@ -38,7 +38,8 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 def values(name: str, **changes: Any) -> dict[str, Any]:
-    return {"data": DATA, "recovery": {"kept_bytes": 300_000}, **RUNS[name], **changes}
+    few = {"recovery": {"kept_bytes": 300_000}, "channel": {"microbatches_per_call": 1}}
+    return {"data": DATA, **few, **RUNS[name], **changes}
 
 
 @pytest.mark.usefixtures("shared_ray")

@@ -6,11 +6,16 @@ from collections.abc import Sequence
 
 import pytest
 
-from distblock.messages import Item
+from distblock.messages import Item, Parcel
 from distblock.schedule.credits import Credits, Limit
 from distblock.schedule.dispatch import Dispatcher
 
 IDLE = -1
+
+
+def parcels(count: int) -> list[Parcel]:
+    """Of one microbatch each."""
+    return [Parcel((item,)) for item in items(count)]
 
 
 def items(count: int) -> list[Item]:
@@ -35,11 +40,11 @@ def draw(num_items: int, *, limits: Sequence[int], durations: Sequence[int]) -> 
     """Simulate: place p takes durations[p] ticks an item, one at a time. A row per place, a column per tick, and the
     backpressure in ticks of each edge."""
     dispatcher = Dispatcher(
-        iter(items(num_items)),
+        iter(parcels(num_items)),
         edges=[Credits(Limit(count=count, num_bytes=10**9)) for count in limits],
-        size=lambda edge, item: 1,
+        size=lambda edge, parcel: 1,
     )
-    queues: list[list[Item]] = [[] for _ in durations]
+    queues: list[list[Parcel]] = [[] for _ in durations]
     busy_until = [IDLE] * len(durations)
     rows: list[list[str]] = [[] for _ in durations]
     waited = dict.fromkeys(range(len(limits)), 0.0)
@@ -50,7 +55,7 @@ def draw(num_items: int, *, limits: Sequence[int], durations: Sequence[int]) -> 
                 dispatcher.finish(place, queue.pop(0))
                 busy_until[place] = IDLE
         for dispatch in dispatcher.begin(tick):
-            queues[dispatch.place].append(dispatch.item)
+            queues[dispatch.place].append(dispatch.parcel)
             if dispatch.place in waited:
                 waited[dispatch.place] += dispatch.backpressure_s
         for place, queue in enumerate(queues):
@@ -105,20 +110,22 @@ def test_one_microbatch_always_passes_and_bytes_bound_the_rest():
 @pytest.mark.parametrize("order", [[1, 0, 2], [2, 1, 0]])
 def test_items_that_arrive_out_of_order_begin_in_order(order: list[int]):
     # Several data workers finish in any order.
-    dispatcher = Dispatcher(iter(items(3)), edges=[Credits(Limit(count=8, num_bytes=100))], size=lambda edge, item: 1)
-    sent = [dispatch.item for dispatch in dispatcher.begin(0.0)]
+    dispatcher = Dispatcher(
+        iter(parcels(3)), edges=[Credits(Limit(count=8, num_bytes=100))], size=lambda edge, parcel: 1
+    )
+    sent = [dispatch.parcel for dispatch in dispatcher.begin(0.0)]
     begun = []
     for number in order:
         dispatcher.finish(0, sent[number])
-        begun += [dispatch.item.number for dispatch in dispatcher.begin(0.0) if dispatch.place == 1]
+        begun += [dispatch.parcel.number for dispatch in dispatcher.begin(0.0) if dispatch.place == 1]
     assert begun == [0, 1, 2]
 
 
 def test_never_more_in_flight_than_the_limit():
     dispatcher = Dispatcher(
-        iter(items(20)),
+        iter(parcels(20)),
         edges=[Credits(Limit(count=count, num_bytes=10)) for count in (3, 2)],
-        size=lambda edge, item: 1,
+        size=lambda edge, parcel: 1,
     )
     running = dispatcher.begin(0.0)
     begun = 0
@@ -127,7 +134,7 @@ def test_never_more_in_flight_than_the_limit():
         assert dispatcher.edges[1].count <= 2
         dispatch = running.pop()
         begun += 1
-        dispatcher.finish(dispatch.place, dispatch.item)
+        dispatcher.finish(dispatch.place, dispatch.parcel)
         running += dispatcher.begin(0.0)
     assert begun == 60
     assert dispatcher.is_finished

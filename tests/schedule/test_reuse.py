@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from distblock.messages import Item
+from distblock.messages import Item, Parcel
 from distblock.schedule.credits import Credits, Limit
 from distblock.schedule.dispatch import Dispatcher
+from distblock.schedule.parcels import parcels
 from distblock.schedule.reuse import ReuseBuffer
 
 
@@ -58,23 +59,23 @@ def flow(stream: list[Item], *, slow: int) -> tuple[list[list[int]], Dispatcher,
     """Data, and three workers; one takes 5 ticks an item, the others 1. What each place has begun, and ticks until the
     first worker was done."""
     edges = [Credits(Limit(count=2, num_bytes=1000)) for _ in range(3)]
-    dispatcher = Dispatcher(iter(stream), edges=edges, size=lambda edge, item: 1, drops=True)
+    dispatcher = Dispatcher(parcels(iter(stream), lambda: 1), edges=edges, size=lambda edge, parcel: 1, drops=True)
     begun: list[list[int]] = [[] for _ in range(4)]
-    queues: list[list[Item]] = [[] for _ in range(4)]
+    queues: list[list[Parcel]] = [[] for _ in range(4)]
     left = [0] * 4
     tick = first_done = 0
     dispatches = dispatcher.begin(0.0)
     while dispatches or any(queues):
         for dispatch in dispatches:
-            begun[dispatch.place].append(dispatch.item.number)
-            queues[dispatch.place].append(dispatch.item)
+            begun[dispatch.place].append(dispatch.parcel.number)
+            queues[dispatch.place].append(dispatch.parcel)
         for place, queue in enumerate(queues):
             left[place] += bool(queue)
             if queue and left[place] >= (5 if place == slow else 1):
                 left[place] = 0
-                item = queue.pop(0)
-                dispatcher.finish(place, item)
-                if place == 1 and item.number == len(stream) - 1:
+                parcel = queue.pop(0)
+                dispatcher.finish(place, parcel)
+                if place == 1 and parcel.number == len(stream) - 1:
                     first_done = tick
         tick += 1
         dispatches = dispatcher.begin(float(tick))
@@ -90,7 +91,7 @@ def test_a_slow_place_holds_nobody_up_and_works_on_what_is_newest():
     assert begun[2][0] == 0
     assert begun[2][-1] == 39
     assert len(begun[2]) < 20
-    assert sorted(begun[2] + [item.number for _, item in dispatcher.dropped]) == list(range(40))
+    assert sorted(begun[2] + [parcel.number for _, parcel in dispatcher.dropped]) == list(range(40))
     assert begun[3] == begun[2]
 
 

@@ -1,0 +1,167 @@
+"""What enters a worker: fetched from the object store, or out of a cache, checked, decoded, and timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import ray
+from ray import ObjectRef
+from torch import Tensor
+
+from distblock.codecs.cast import Features, decode
+from distblock.codecs.payload import Payload, check_payload
+from distblock.codecs.staging import Staging
+from distblock.learning.host import HostSpec
+from distblock.messages import Arrival, Item, Parcel
+from distblock.runtime.caches import CacheReader, CacheSource
+from distblock.scratch.features import FeatureCache
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fetched:
+    """A microbatch on the device.
+
+    Attributes:
+        features, labels: what it is.
+        first: the stage it enters.
+        num_hops: hops that its fetching stands for: those of all microbatches that a cache holds, at its opening.
+        fetch_s, decode_s: seconds of its own.
+    """
+
+    features: Features
+    labels: Tensor
+    first: int
+    num_hops: int
+    fetch_s: float
+    decode_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arrived:
+    """A parcel on the device.
+
+    Attributes:
+        microbatches: in order.
+        asked_s, fetched_s, decoded_s: when the store was asked, had answered, and all was decoded (worker's clock).
+    """
+
+    microbatches: tuple[Fetched, ...]
+    asked_s: float
+    fetched_s: float
+    decoded_s: float
+
+    def arrivals(self, fetched: Fetched, *, idle_since_s: float) -> tuple[Arrival, ...]:
+        """The receiver's side of one of its microbatches' hops; what the parcel took is shared out evenly.
+
+        Args:
+            fetched: the microbatch.
+            idle_since_s: since when the worker has had nothing to compute, when it began the parcel.
+        """
+        share = 1 / len(self.microbatches)
+        hops = max(1, fetched.num_hops)
+        exposed_s = share * exposed(self.asked_s, self.decoded_s, idle_since_s=idle_since_s)
+        arrival = Arrival(
+            edge=fetched.first,
+            fetch_s=(share * (self.fetched_s - self.asked_s) + fetched.fetch_s) / hops,
+            decode_s=fetched.decode_s / hops,
+            exposed_s=exposed_s / hops,
+        )
+        return (arrival,) * fetched.num_hops
+
+
+class Intake:
+    """One worker's.
+
+    Args:
+        spec: what the worker hosts.
+        staging: copies to its device.
+        cache: where its caches lie, if it has any.
+        node: its address.
+        clock: the worker's.
+    """
+
+    def __init__(
+        self,
+        spec: HostSpec,
+        *,
+        staging: Staging,
+        cache: FeatureCache | None,
+        node: str,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._spec = spec
+        self._staging = staging
+        self._cache = cache
+        self._reader = None if cache is None else CacheReader(cache, node=node)
+        self._clock = clock
+
+    @property
+    def opened(self) -> set[str]:
+        """Names of the cache files that have been opened."""
+        return set() if self._reader is None else self._reader.opened
+
+    def fetch(self, parcel: Parcel, reference: ObjectRef, source: CacheSource | None) -> Arrived:
+        """Have a parcel on the device.
+
+        Args:
+            parcel: what is expected.
+            reference: to the payloads.
+            source: the cache that the payloads are positions in; None: they are the microbatches.
+
+        Raises:
+            ValueError: what came is not what was expected.
+        """
+        asked_s = self._clock()
+        payloads: tuple[Payload, ...] = ray.get(reference)
+        fetched_s = self._clock()
+        if len(payloads) != len(parcel.items):
+            raise ValueError(f"expected {len(parcel.items)} activations in a parcel, got {len(payloads)}")
+        microbatches = tuple(
+            self._take(item, payload) if source is None else self._take_cached(item, payload, source)
+            for item, payload in zip(parcel.items, payloads, strict=True)
+        )
+        return Arrived(microbatches=microbatches, asked_s=asked_s, fetched_s=fetched_s, decoded_s=self._clock())
+
+    def _take(self, item: Item, payload: Payload) -> Fetched:
+        begun_s = self._clock()
+        first = self._spec.stages.start
+        shapes = self._spec.blueprint.entering[first]
+        check_payload(payload, run=self._spec.run, edge=first, item=item, sample_shapes=shapes)
+        features, labels = decode(payload, staging=self._staging)
+        return Fetched(
+            features=features,
+            labels=labels,
+            first=first,
+            num_hops=1,
+            fetch_s=0.0,
+            decode_s=self._clock() - begun_s,
+        )
+
+    def _take_cached(self, item: Item, payload: Payload, source: CacheSource) -> Fetched:
+        """A microbatch out of a cache; its hops are those of all microbatches that were stored, at its opening."""
+        assert self._cache is not None
+        assert self._reader is not None
+        assert item.stage is not None
+        begun_s = self._clock()
+        path, is_new = self._reader.open(source, item)
+        opened_s = self._clock()
+        features, labels = self._cache.take(path, item, payload.arrays[0], payload.labels, staging=self._staging)
+        return Fetched(
+            features=features,
+            labels=labels,
+            first=item.stage,
+            num_hops=self._cache.num_batches(path) if is_new else 0,
+            fetch_s=opened_s - begun_s,
+            decode_s=self._clock() - opened_s,
+        )
+
+
+def exposed(asked_s: float, decoded_s: float, *, idle_since_s: float) -> float:
+    """Seconds of a fetch in which its worker had nothing to compute.
+
+    The worker is idle from the end of one microbatch's computing to the start of the next one's, and that start waits
+    for the fetch: so the exposed part is what remains of the fetch after ``idle_since_s``.
+    """
+    return max(0.0, decoded_s - max(asked_s, idle_since_s))

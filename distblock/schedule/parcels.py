@@ -1,0 +1,70 @@
+"""How many microbatches go together.
+
+A call takes about a millisecond, of the driver and of the worker, whatever it carries; microbatches that are computed
+in less are bound by calls. So consecutive ones travel together, as many as keep the slowest worker busy for a while:
+the more quickly they are computed, the more of them. What is computed does not depend on it, only when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from distblock.messages import Item, Parcel
+
+BUSY_S = 0.02
+"""Seconds that a parcel keeps the slowest worker busy; a call's millisecond is then a twentieth."""
+
+LARGEST = 16
+"""Microbatches in a parcel at most: each of them waits for the last."""
+
+_SMOOTHING = 0.1
+"""Weight of a new measurement against those before it."""
+
+
+class ParcelSize:
+    """How many microbatches a parcel holds.
+
+    Args:
+        fixed: so many; None: as their computing takes.
+        largest: so many at most, where it is not fixed.
+    """
+
+    def __init__(self, fixed: int | None, *, largest: int = LARGEST) -> None:
+        self._fixed = fixed
+        self._largest = max(1, largest)
+        self._compute_s: dict[int, float] = {}
+
+    def tell(self, worker: int, compute_s: float) -> None:
+        """A worker has computed one microbatch in so many seconds."""
+        before = self._compute_s.get(worker, compute_s)
+        self._compute_s[worker] = before + _SMOOTHING * (compute_s - before)
+
+    @property
+    def count(self) -> int:
+        """Microbatches of the next parcel."""
+        if self._fixed is not None:
+            return self._fixed
+        slowest_s = max(self._compute_s.values(), default=0.0)
+        if slowest_s == 0.0:
+            return 1
+        return max(1, min(self._largest, round(BUSY_S / slowest_s)))
+
+
+def parcels(items: Iterator[Item | None], count: Callable[[], int]) -> Iterator[Parcel | None]:
+    """Put consecutive microbatches together; a parcel ends with its pass, and where the stream has to wait.
+
+    Args:
+        items: the stream; None in it: not now.
+        count: microbatches of the next parcel.
+    """
+    waiting: list[Item] = []
+    for item in items:
+        if item is not None:
+            waiting.append(item)
+        if waiting and (item is None or item.closes_pass or len(waiting) >= count()):
+            yield Parcel(tuple(waiting))
+            waiting = []
+        elif item is None:
+            yield None
+    if waiting:
+        yield Parcel(tuple(waiting))

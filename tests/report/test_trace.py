@@ -1,0 +1,120 @@
+"""The trace of a made-up timeline: what overlaps, which arrows there are, and a clock that is set right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from distblock.messages import DataReport, Handling, Item, Passage, StageReport, WorkerReport
+from distblock.metrics.timeline import FIRST, LAST, Timeline
+from distblock.report.trace import trace
+
+ITEM = Item(
+    number=0,
+    purpose="train",
+    part="train",
+    epoch=0,
+    index=0,
+    first_sample=0,
+    num_samples=8,
+    batch_samples=8,
+    closes_batch=True,
+    closes_pass=False,
+)
+HERE = Handling(worker=0, ready_s=100.0, backpressure_s=0.0, sent_s=100.0, told_s=101.0, handled_s=101.0)
+
+
+def passage(begin_s: float) -> Passage:
+    """Half a second: fetched, decoded, computed, encoded and stored in 100 ms each."""
+    return Passage(
+        asked_s=begin_s,
+        fetched_s=begin_s + 0.1,
+        decoded_s=begin_s + 0.2,
+        started_s=begin_s + 0.2,
+        finished_s=begin_s + 0.3,
+        encoded_s=begin_s + 0.4,
+        stored_s=begin_s + 0.5,
+        wire_bytes=64,
+    )
+
+
+def report(worker: int, begin_s: float, *, number: int = 0, node: str = "10.0.0.1") -> WorkerReport:
+    stage = StageReport(
+        stage=worker,
+        role="train",
+        loss_sum=0.0,
+        transport_cost_sum=0.0,
+        num_correct=0,
+        num_samples=8,
+        compute_s=0.1,
+        lr=0.1,
+    )
+    return WorkerReport(
+        worker=worker,
+        item=replace(ITEM, number=number),
+        stages=(stage,),
+        arrivals=(),
+        departures=(),
+        started_s=begin_s + 0.2,
+        finished_s=begin_s + 0.3,
+        idle_s=0.0,
+        peak_memory_bytes=0,
+        node=node,
+        passage=passage(begin_s),
+    )
+
+
+def timeline(ahead_s: float = 0.0) -> Timeline:
+    """One microbatch: read by a data worker, then at two workers; the last one's clock is ahead."""
+    filled = Timeline()
+    data = DataReport(item=ITEM, departures=(), node="10.0.0.1", passage=passage(100.0))
+    filled.record(data, replace(HERE, worker=-1))
+    filled.record(report(0, 101.0), replace(HERE, ready_s=101.0, sent_s=101.0, told_s=101.5, handled_s=101.5))
+    last = replace(HERE, worker=1, ready_s=101.5, sent_s=101.5, told_s=102.1, handled_s=102.1)
+    filled.record(report(1, 101.55 + ahead_s, node="10.0.0.2"), last)
+    return filled
+
+
+def test_seconds_count_from_the_first_microbatch():
+    rows = timeline().table().to_pylist()
+    assert [(row["worker"], row["stage"]) for row in rows] == [(-1, -1), (0, 0), (1, 1)]
+    assert [row["started_s"] for row in rows] == pytest.approx([0.2, 1.2, 1.75])
+    assert rows[0]["ready_s"] == 0.0
+
+
+@pytest.mark.parametrize("ahead_s", [3600.0, -3600.0])
+def test_a_clock_that_contradicts_the_drivers_is_set_right(ahead_s: float):
+    *_, row = timeline(ahead_s).table().to_pylist()
+    # Between its call, at 1.5 s, and the end that was told, at 2.1 s, there is room for 0.5 s: the middle is 1.55.
+    assert row["asked_s"] == pytest.approx(1.55)
+    assert row["stored_s"] == pytest.approx(2.05)
+
+
+def test_the_beginning_and_the_end_of_a_long_run_are_kept():
+    long = Timeline()
+    for number in range(FIRST + LAST + 5):
+        long.record(report(0, 100.0, number=number), HERE)
+    numbers = long.table()["number"].to_pylist()
+    assert numbers == [*range(FIRST), *range(FIRST + 5, FIRST + LAST + 5)]
+
+
+def test_slices_lie_on_rows_of_their_own_and_arrows_join_them():
+    events = trace(timeline().table())["traceEvents"]
+    slices = [event for event in events if event["ph"] == "X"]
+    assert {(event["cat"], event["tid"]) for event in slices} == {("fetch", 1), ("compute", 0), ("store", 2)}
+    computed = {event["pid"]: event for event in slices if event["cat"] == "compute"}
+    starts = [event for event in events if event["ph"] == "s"]
+    ends = [event for event in events if event["ph"] == "f"]
+    assert [(event["pid"], after["pid"]) for event, after in zip(starts, ends, strict=True)] == [(10_000, 0), (0, 1)]
+    # Each end lies within the slice that it belongs to, or viewers drop it.
+    for event in (*starts, *ends):
+        around = computed[event["pid"]]
+        assert around["ts"] <= event["ts"] <= around["ts"] + around["dur"]
+    names = {event["pid"]: event["args"]["name"] for event in events if event["name"] == "process_name"}
+    assert names[10_000] == "data worker 0, on 10.0.0.1"
+    assert names[1] == "worker 1, from stage 1, on 10.0.0.2"
+
+
+def test_an_empty_timeline_is_an_empty_trace():
+    assert trace(Timeline().table())["traceEvents"] == []

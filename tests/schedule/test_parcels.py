@@ -1,0 +1,77 @@
+"""How many microbatches go together, and where a parcel ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from distblock.messages import Item
+from distblock.schedule.dispatch import Dispatcher
+from distblock.schedule.parcels import LARGEST, ParcelSize, parcels
+
+
+def items(count: int, *, pass_length: int = 1000) -> list[Item]:
+    return [
+        Item(
+            number=number,
+            purpose="train",
+            part="train",
+            epoch=number // pass_length,
+            index=number % pass_length,
+            first_sample=number % pass_length,
+            num_samples=1,
+            batch_samples=1,
+            closes_batch=True,
+            closes_pass=(number + 1) % pass_length == 0,
+        )
+        for number in range(count)
+    ]
+
+
+def numbers(stream: Iterator[Item | None], count: int) -> list[list[int] | None]:
+    return [parcel and [item.number for item in parcel.items] for parcel in parcels(stream, lambda: count)]
+
+
+def test_a_parcel_ends_with_its_pass_and_with_the_stream():
+    assert numbers(iter(items(7, pass_length=5)), 2) == [[0, 1], [2, 3], [4], [5, 6]]
+    assert numbers(iter(items(3)), 2) == [[0, 1], [2]]
+
+
+def test_what_is_there_goes_where_the_stream_has_to_wait():
+    first, second, third = items(3)
+    assert numbers(iter([first, second, None, None, third]), 4) == [[0, 1], None, [2]]
+
+
+def test_quick_microbatches_go_together_and_slow_ones_alone():
+    size = ParcelSize(None)
+    assert size.count == 1  # nothing is known
+    for _ in range(100):
+        size.tell(0, 0.0005)
+        size.tell(1, 0.004)
+    assert size.count == 5  # the slowest worker's 4 ms, in 20 ms
+    size.tell(2, 0.2)
+    assert size.count == 1
+
+
+def test_a_parcel_is_bounded():
+    size = ParcelSize(None)
+    size.tell(0, 1e-6)
+    assert size.count == LARGEST
+    size = ParcelSize(None, largest=0)  # not even one is within the bytes: one always passes
+    size.tell(0, 1e-6)
+    assert size.count == 1
+    assert ParcelSize(40).count == 40
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_places_count_microbatches(count: int):
+    dispatcher = Dispatcher(parcels(iter(items(7)), lambda: count), edges=[], size=lambda edge, parcel: 1)
+    begun: list[int] = []
+    while not dispatcher.is_finished:
+        for dispatch in dispatcher.begin(0.0):
+            begun += [item.number for item in dispatch.parcel.items]
+            dispatcher.finish(dispatch.place, dispatch.parcel)
+    assert begun == list(range(7))
+    assert dispatcher.begun(0) == 7
+    assert dispatcher.has_passed(0, 7)
