@@ -10,7 +10,9 @@ import torch
 
 from distblock.bench.rivals import expected
 from distblock.bench.rivals.launch import run_trials
-from distblock.bench.rivals.trials import STAGES_PER_PROCESS, Task, Trial, save_batches
+from distblock.bench.rivals.steps import make_pieces, train_whole
+from distblock.bench.rivals.trials import STAGES_PER_PROCESS, Outcome, Task, Trial, save_batches
+from distblock.bench.standings import Spread, best, ratios, spread
 from distblock.config import make_config
 from distblock.learning.blueprint import Problem
 
@@ -40,7 +42,10 @@ def test_every_schedule_trains_what_plain_training_trains(task: Task):
     trials = [schedule(task, name) for name in STAGES_PER_PROCESS]
     trials += [replace(trials[1], wire="bf16"), Trial(kind="DDP", processes=2, microbatches=2)]
     losses = {number: expected.losses(task, microbatches=number) for number in (2, MICROBATCHES)}
-    outcomes = run_trials(task, trials)
+    # torch refuses fewer microbatches than stages; it comes last, since nothing is begun after a failure.
+    *outcomes, failed = run_trials(task, [*trials, replace(trials[1], microbatches=1)])
+    assert failed.samples_per_s is None
+    assert "microbatches" in (failed.error or "")
     for trial, outcome in zip(trials, outcomes, strict=True):
         done = expected.checked(trial, outcome, losses[trial.microbatches])
         assert done.error is None, trial
@@ -52,3 +57,26 @@ def test_every_schedule_trains_what_plain_training_trains(task: Task):
 def schedule(task: Task, kind: Any) -> Trial:
     cuts = task.cuts(2 * STAGES_PER_PROCESS[kind])
     return Trial(kind=kind, processes=2, microbatches=MICROBATCHES, cuts=cuts)
+
+
+def test_a_rival_that_leaves_blocks_untrained_is_found_out(task: Task):
+    trial = Trial(kind="end-to-end")
+    plain = expected.losses(task, microbatches=1)
+    for frozen in (None, "0.", "3."):  # of the whole network's modules: the first convolution, the first block
+        [network] = make_pieces(task, trial)
+        for name, parameter in network.modules_in_order.named_parameters():
+            parameter.requires_grad_(frozen is None or not name.startswith(frozen))
+        step = train_whole(network, task.config.optimizer)
+        losses = tuple(float(step(*batch)[0].detach()) for batch in task.load())
+        done = expected.checked(trial, Outcome(losses=losses, samples_per_s=1.0), plain)
+        assert (done.error is None) == (frozen is None), frozen
+
+
+def test_standings_pair_within_a_round():
+    # A rival that failed in the second round: ratios by hand, of the rounds in which both came through.
+    rounds = [{"ours": 200.0, "4 pieces": 100.0, "8 pieces": 80.0}, {"ours": 120.0, "8 pieces": 160.0}]
+    assert ratios(rounds, "ours", "4 pieces") == [2.0]
+    assert ratios(rounds, "ours", "8 pieces") == [2.5, 0.75]
+    assert best(rounds, ["4 pieces", "8 pieces"]) == "8 pieces"
+    assert best(rounds, ["none came through"]) is None
+    assert spread(ratios(rounds, "ours", "8 pieces")) == Spread(median=1.625, min=0.75, max=2.5)

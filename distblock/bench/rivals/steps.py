@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distblock.bench.rivals.trials import STAGES_PER_PROCESS, Task, Trial
 from distblock.codecs.cast import WIRE_TYPES
+from distblock.config import OptimizerConfig
 from distblock.learning.host import build_stages
 from distblock.learning.optimizer import build_optimizer
 
@@ -44,7 +45,8 @@ class Piece(nn.Module):
 def make_step(task: Task, trial: Trial, rank: int) -> Step:
     """A rival's step, with its network as it is before the first one."""
     if trial.kind == "end-to-end":
-        return _plain(task, trial)
+        [network] = make_pieces(task, trial)
+        return train_whole(network, task.config.optimizer)
     return _data_parallel(task, trial, rank) if trial.kind == "DDP" else _pipeline(task, trial, rank)
 
 
@@ -58,9 +60,9 @@ def make_pieces(task: Task, trial: Trial) -> list[Piece]:
     return [Piece(run, wire).train() for run, wire in zip(runs, wires, strict=True)]
 
 
-def _plain(task: Task, trial: Trial) -> Step:
-    [network] = make_pieces(task, trial)
-    optimizer = build_optimizer(network.parameters(), task.config.optimizer)
+def train_whole(network: nn.Module, config: OptimizerConfig) -> Step:
+    """Plain training."""
+    optimizer = build_optimizer((each for each in network.parameters() if each.requires_grad), config)
 
     def step(images: Tensor, labels: Tensor) -> list[Tensor]:
         loss = cross_entropy(network(images), labels)
@@ -75,27 +77,17 @@ def _plain(task: Task, trial: Trial) -> Step:
 def _data_parallel(task: Task, trial: Trial, rank: int) -> Step:
     [piece] = make_pieces(task, trial)
     # Each process normalizes by its own samples; the first one's running statistics would be sent out at every step.
-    network = DistributedDataParallel(piece, broadcast_buffers=False)
-    optimizer = build_optimizer(network.parameters(), task.config.optimizer)
-
-    def step(images: Tensor, labels: Tensor) -> list[Tensor]:
-        own, targets = (each.chunk(trial.processes)[rank] for each in (images, labels))
-        loss = cross_entropy(network(own), targets)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return [loss]
-
-    return step
+    step = train_whole(DistributedDataParallel(piece, broadcast_buffers=False), task.config.optimizer)
+    return lambda images, labels: step(*(each.chunk(trial.processes)[rank] for each in (images, labels)))
 
 
 def _pipeline(task: Task, trial: Trial, rank: int) -> Step:
     pieces = make_pieces(task, trial)
     mine = _stages_of(rank, trial)
     stages = [PipelineStage(pieces[index], index, len(pieces), torch.device("cpu")) for index in mine]
-    kind: Any = get_schedule_class(trial.kind)
+    kind = get_schedule_class(trial.kind)
     held = stages if issubclass(kind, PipelineScheduleMulti) else stages[0]
-    schedule = kind(held, n_microbatches=trial.microbatches, loss_fn=cross_entropy)
+    schedule = cast(Any, kind)(held, n_microbatches=trial.microbatches, loss_fn=cross_entropy)
     parameters = [parameter for index in mine for parameter in pieces[index].parameters()]
     optimizer = build_optimizer(parameters, task.config.optimizer)
 
