@@ -34,7 +34,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
         }
     )
     problem = Problem(in_channels=1, image_size=8, num_classes=10)
-    return Task(config=config, problem=problem, batches=path, warm_up=3, steps=2)
+    return Task(config=config, problem=problem, batches=path, warm_up=1, steps=2)
 
 
 def test_every_schedule_trains_what_plain_training_trains(task: Task):
@@ -47,11 +47,9 @@ def test_every_schedule_trains_what_plain_training_trains(task: Task):
     assert failed.samples_per_s is None
     assert "microbatches" in (failed.error or "")
     for trial, outcome in zip(trials, outcomes, strict=True):
-        done = expected.checked(trial, outcome, losses[trial.microbatches])
+        done = expected.checked(outcome, losses[trial.microbatches])
         assert done.error is None, trial
         assert done.samples_per_s, trial
-    # What crosses in bf16 arrives as something else.
-    assert outcomes[1].losses != outcomes[len(STAGES_PER_PROCESS)].losses
 
 
 def schedule(task: Task, kind: Any) -> Trial:
@@ -61,15 +59,24 @@ def schedule(task: Task, kind: Any) -> Trial:
 
 def test_a_rival_that_leaves_blocks_untrained_is_found_out(task: Task):
     trial = Trial(kind="end-to-end")
-    plain = expected.losses(task, microbatches=1)
+    plain = expected.losses(task, microbatches=1, threads=torch.get_num_threads())
     for frozen in (None, "0.", "3."):  # of the whole network's modules: the first convolution, the first block
         [network] = make_pieces(task, trial)
         for name, parameter in network.modules_in_order.named_parameters():
             parameter.requires_grad_(frozen is None or not name.startswith(frozen))
         step = train_whole(network, task.config.optimizer)
         losses = tuple(float(step(*batch)[0].detach()) for batch in task.load())
-        done = expected.checked(trial, Outcome(losses=losses, samples_per_s=1.0), plain)
+        done = expected.checked(Outcome(losses=losses, samples_per_s=1.0), plain)
         assert (done.error is None) == (frozen is None), frozen
+
+
+def test_only_what_crosses_is_cast(task: Task):
+    images, _ = task.load()[0]
+    first, last = make_pieces(task, Trial(kind="GPipe", cuts=task.cuts(2), wire="bf16"))
+    crossing = first(images)
+    assert crossing.dtype == torch.bfloat16
+    assert last(crossing).dtype == torch.float32
+    assert {parameter.dtype for parameter in last.parameters()} == {torch.float32}
 
 
 def test_standings_pair_within_a_round():

@@ -44,13 +44,13 @@ class Rivals:
     Attributes:
         task: what all of them do.
         trials: one a rival and number of microbatches.
-        losses: of plain training's first steps, by number of microbatches.
+        losses: of plain training's first steps, by numbers of microbatches and threads.
         errors: why a rival failed, by its name; rounds add to it.
     """
 
     task: Task
     trials: tuple[Trial, ...]
-    losses: Mapping[int, Sequence[float]]
+    losses: Mapping[tuple[int, int], Sequence[float]]
     errors: dict[str, str]
 
     def measure(self, start: Start = start_here) -> dict[str, float]:
@@ -58,7 +58,7 @@ class Rivals:
         found = {}
         for trial in self.trials:
             [outcome] = run_trials(self.task, [trial], start=start)
-            outcome = expected.checked(trial, outcome, self.losses[trial.microbatches])
+            outcome = expected.checked(outcome, self.losses[trial.microbatches, trial.threads])
             if outcome.samples_per_s is not None and outcome.error is None:
                 found[trial.name] = outcome.samples_per_s
             else:
@@ -91,7 +91,8 @@ def line_up(settings: Settings, choice: Choice, *, folder: Path) -> Rivals:
     )
     errors: dict[str, str] = {}
     trials = tuple(_cut(_trials(choice), task, errors))
-    losses = {number: expected.losses(task, microbatches=number) for number in {each.microbatches for each in trials}}
+    ways = {(trial.microbatches, trial.threads) for trial in trials}
+    losses = {way: expected.losses(task, microbatches=way[0], threads=way[1]) for way in ways}
     return Rivals(task=task, trials=trials, losses=losses, errors=errors)
 
 

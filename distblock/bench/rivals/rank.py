@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,18 @@ def main(folder: Path, rank: int) -> int:
 def _run(task: Task, trial: Trial, rank: int) -> dict[str, Any]:
     torch.set_num_threads(trial.threads)
     batches = task.load()
+    # Judged by what it does in fp32: a young network makes so much of bf16's rounding that it would hide a stage that
+    # does not train.
+    losses = _losses(make_step(task, replace(trial, wire="fp32"), rank), batches[:CHECKED])
     step = make_step(task, trial, rank)
-    losses = []
     for number in range(task.warm_up):
-        own = step(*batches[number % len(batches)])
-        if len(own) > 0 and number < CHECKED:
-            losses.append(float(torch.stack([loss.detach() for loss in own]).mean()))
+        step(*batches[number % len(batches)])
     return {"losses": losses, "seconds": _timed(step, task, batches)}
+
+
+def _losses(step: Step, batches: list[Any]) -> list[float]:
+    own = [step(*batch) for batch in batches]
+    return [float(torch.stack([loss.detach() for loss in parts]).mean()) for parts in own if len(parts) > 0]
 
 
 def _timed(step: Step, task: Task, batches: list[Any]) -> float:

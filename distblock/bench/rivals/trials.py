@@ -28,7 +28,7 @@ Wire = Literal["fp32", "bf16"]
 """What activations and their gradients are cast to between processes."""
 
 CHECKED = 3
-"""First steps whose losses are kept: each depends on the update before it, of every weight."""
+"""Steps whose losses are kept, of a run before the one that is timed: each depends on the update before it, of every weight."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Task:
         config: network, batch and optimizer, for end-to-end training.
         problem: what the network is built for.
         batches: file with ``images`` ``(B, N, C, H, W)`` and ``labels`` ``(B, N)``, taken in turn.
-        warm_up: first steps, which do not count; `CHECKED` of them or more.
+        warm_up: first steps, which do not count.
         steps: steps that count.
     """
 
@@ -113,7 +113,7 @@ class Outcome:
     """What came of a trial.
 
     Attributes:
-        losses: of the first steps, mean over the batch.
+        losses: of first steps in fp32, mean over the batch.
         samples_per_s: of the steps that count; None where it failed.
         error: why it failed, in one line.
     """
