@@ -30,6 +30,9 @@ from distblock.errors import InputError
 ON_HOSTS: tuple[Kind, ...] = ("DDP", "GPipe", "1F1B")
 """Rivals over a link, unless told otherwise: the other schedules cross it two or three times as often."""
 
+HERE = "this machine"
+"""Where it is measured without --hosts."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -107,12 +110,12 @@ def main(arguments: Sequence[str]) -> None:
                 links, _settings(options), rounds=options.rounds, folder=Path(name), rivals=rivals.measure
             )
         else:
-            by_link = {"": [_round(options, rivals) for _ in range(options.rounds)]}
+            by_link = {HERE: [_round(options, rivals) for _ in range(options.rounds)]}
     for link, rounds in by_link.items():
         console.print(make_table(_title(options, link), rounds, _shown(rivals, rounds), ours=options.ours))
     if not options.hosts:
         rows = [_workers(number) for number in options.workers]
-        console.print(make_matrix("by number of workers, medians", by_link[""], rows, _baselines(rivals)))
+        console.print(make_matrix("by number of workers, medians", by_link[HERE], rows, _baselines(rivals)))
     for rival, error in rivals.errors.items():
         console.print(escape(f"{rival}: {error}"))
     _write(options, by_link, rivals)
@@ -179,7 +182,7 @@ def _title(options: Options, link: str) -> str:
     return (
         f"{options.model} in {options.processes} stages, batch {options.batch_size}, {options.rounds} rounds,"
         f" {'the first epoch' if options.first_epoch else 'later epochs'}, distblock sends {options.codec}, rivals"
-        f" {wire}{link and f'; {link}'}"
+        f" {wire}; {link}"
     )
 
 

@@ -179,7 +179,10 @@ def measure_apart(kind: Kind, settings: Settings, *, run: Callable[..., Any] = s
     """
     command = [sys.executable, "-m", "distblock.bench.apart", kind, json.dumps(asdict(settings))]
     options = {"env": {**os.environ, **KEEP_MEMORY}, "capture_output": True, "text": True, **options}
-    done = run(command, **options)
+    try:
+        done = run(command, **options)
+    except subprocess.TimeoutExpired as error:
+        raise RunFailedError(f"bench pipeline: {kind}: expected an end within {error.timeout:g} s, got none") from None
     if done.returncode:
         raise RunFailedError(f"bench pipeline: {kind} failed: {done.stderr[-500:]}")
     values = json.loads(done.stdout.splitlines()[-1])

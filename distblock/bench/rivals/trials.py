@@ -28,7 +28,7 @@ Wire = Literal["fp32", "bf16"]
 """What activations and their gradients are cast to between processes."""
 
 CHECKED = 3
-"""Steps whose losses are kept, of a run before the one that is timed: each depends on the update before it, of every weight."""
+"""Steps whose losses are kept, of a run before the one that is timed: each depends on every weight's update before."""
 
 
 @dataclass(frozen=True, kw_only=True)
