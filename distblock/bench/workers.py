@@ -75,8 +75,8 @@ class Rates:
     """Samples per second of one run.
 
     Attributes:
-        pipeline: of the workers together, from the end of the warm-up to the end of the last microbatch, at the last
-            worker.
+        pipeline: of the workers together, from the end of the warm-up to the end of the last microbatch, at the slowest
+            worker, or at the last if that takes longer.
         bound: of the slowest worker's own computing, in that run.
         bound_alone: of the slowest worker's stages with nobody beside it; None where it was not measured.
         wire_bytes_per_sample: that leave the first worker, its labels included; 0 where it is the only one.
@@ -191,10 +191,11 @@ def measure_apart(kind: Kind, settings: Settings, *, run: Callable[..., Any] = s
 
 def _rates(by_worker: Sequence[Sequence[WorkerReport]], alone: float | None, data_node: str) -> Rates:
     computing = [sum(r.finished_s - r.started_s for r in worker[WARM_UP:]) for worker in by_worker]
-    # Seen from the end, filling and draining fall outside the window, and nothing counts that is still on its way.
-    last = by_worker[-1]
-    samples = sum(report.item.num_samples for report in last[WARM_UP:])
-    seconds = last[-1].finished_s - last[WARM_UP - 1].finished_s
+    # The slowest worker sets the pace; seen from there, the pipeline's filling and draining fall outside the window.
+    # Where a link is slower than all of them, the pace is the last one's: what is still on its way does not count.
+    slowest = by_worker[computing.index(max(computing))]
+    samples = sum(report.item.num_samples for report in slowest[WARM_UP:])
+    seconds = max(worker[-1].finished_s - worker[WARM_UP - 1].finished_s for worker in (slowest, by_worker[-1]))
     leaving = sum(departure.wire_bytes for report in by_worker[0] for departure in report.departures)
     return Rates(
         pipeline=samples / seconds,
