@@ -110,11 +110,11 @@ def train_on_hosts(
             raise RunFailedError(f"bench: a training on {num_hosts} hosts failed: {done.stderr[-500:]}")
         summary = json.loads((run / "summary.json").read_text())
         is_known = any(edge["line_rate_bytes_per_s"] for edge in (summary["data_edge"], *summary["edges"]))
-        line_rate = None if num_hosts == 1 or is_known else _line_rate(fleet)
-        return Ran(summary=summary, line_rate_bytes_per_s=line_rate)
+        rate_there = None if num_hosts == 1 or is_known else line_rate(fleet)
+        return Ran(summary=summary, line_rate_bytes_per_s=rate_there)
 
 
-def _line_rate(fleet: Hosts) -> float:
+def line_rate(fleet: Hosts) -> float:
     """Bytes a second of a TCP stream from the head to the next host."""
     address = fleet.addresses[1]
     receiver = fleet.popen([sys.executable, "-c", _RECEIVE, address], host=1, stdout=subprocess.PIPE)

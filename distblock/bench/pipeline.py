@@ -1,55 +1,50 @@
-"""How close the pipeline comes to its bound.
+"""The pipeline against its bound, against one worker and the plain loop, and against what else would train the network.
 
-The bound is what the slowest worker's own computing allows: samples over the seconds it computed, taken twice, in the
-pipeline's run itself and with that worker's stages alone on the machine. What is missing to the first is waiting:
-fetching, dispatching, credits. What is missing to the second is also what the workers take from each other: caches,
-memory bandwidth, and the cores that the driver and the data worker use.
+Everything is measured in turn, round by round, so that all see the same machine; ratios are taken within a round.
+distblock trains by local losses and the rivals end to end: the same blocks, batches, optimizer, cores and threads, and
+another algorithm. That is the comparison: what a user's samples per second are.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import platform
-import statistics
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 import tyro
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
-from distblock.config import make_config
-from distblock.learning.host import HostSpec
-from distblock.messages import Item, WorkerReport
-from distblock.metrics.observer import Silent
-from distblock.preparation import Prepared, make_job, prepare
-from distblock.runtime import driver
-from distblock.runtime.probe import run_alone
-from distblock.schedule.course import AllAtOnce
-from distblock.schedule.stream import stream
+from distblock.bench import linked
+from distblock.bench.rivals.lineup import Choice, Rivals, line_up
+from distblock.bench.rivals.trials import STAGES_PER_PROCESS, Kind, Wire
+from distblock.bench.standings import Round, best, make_matrix, make_table, ratios, spread
+from distblock.bench.workers import Rates, Settings, measure_apart, measure_workers
+from distblock.errors import InputError
 
-WARM_UP = 8
-"""First microbatches that do not count: the pipeline fills, kernels are chosen, and images are decoded."""
+ON_HOSTS: tuple[Kind, ...] = ("DDP", "GPipe", "1F1B")
+"""Rivals over a link, unless told otherwise: the other schedules cross it two or three times as often."""
 
-TRAINING_SAMPLES = 45_000
-"""CIFAR-10's, without the validation part."""
+HERE = "this machine"
+"""Where it is measured without --hosts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Samples per second of the pipeline against its bound."""
+    """Samples per second of the pipeline, its bound and its rivals."""
 
     data_path: Annotated[str, tyro.conf.arg(help="folder with CIFAR-10 as train.parquet and test.parquet")]
     model: str = "resnet20"
     """network"""
-    workers: int = 2
-    """workers, a stage each"""
+    workers: tuple[int, ...] = (1, 2)
+    """numbers of workers; the largest is that of stages, too, and of rivals' processes"""
     batch_size: int = 128
-    """samples a microbatch"""
+    """samples a microbatch, and a step"""
     microbatches: int = 40
     """microbatches a round that count"""
     rounds: int = 5
@@ -58,115 +53,181 @@ class Options:
     """crop and flip"""
     first_epoch: bool = False
     """count microbatches of a first epoch, whose images are still to be decoded; default: of later ones"""
+    codec: Literal["fp32", "bf16"] = "fp32"
+    """of what crosses from worker to worker"""
+    rivals: tuple[Kind, ...] | None = None
+    """which; default: all, with --hosts DDP, GPipe and 1F1B"""
+    no_rivals: bool = False
+    """none at all"""
+    rival_microbatches: tuple[int, ...] = (4, 8, 16)
+    """pieces of the batch that schedules are tried with; each is shown at its best"""
+    rival_steps: int = 20
+    """rivals' steps a round that count"""
+    rival_precision: Wire | None = None
+    """of what crosses between stages of rivals; default: as the codec"""
+    hosts: bool = False
+    """each worker, and each process of a rival, on a host of its own (cluster/hosts; root, from a checkout)"""
+    rate: str = "100mbit"
+    """with --hosts: of every host's link, as tc writes it; none: as fast as memory is copied"""
+    delay_ms: tuple[float, ...] = (0.0,)
+    """with --hosts: milliseconds from host to host, each way; several are measured in turn"""
     output: str | None = None
     """write the figures as JSON here"""
 
+    @property
+    def processes(self) -> int:
+        """Of a pipeline."""
+        return max(self.workers)
 
-@dataclass(frozen=True, kw_only=True)
-class Round:
-    """Samples per second of one round.
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Of rivals."""
+        if self.no_rivals:
+            return ()
+        return self.rivals if self.rivals is not None else ON_HOSTS if self.hosts else get_args(Kind)
 
-    Attributes:
-        pipeline: of the workers together, from the end of the warm-up to the end of the last microbatch, at the
-            slowest worker.
-        bound: of the slowest worker's own computing, in that run.
-        bound_alone: of the slowest worker's stages with nobody beside it.
-    """
-
-    pipeline: float
-    bound: float
-    bound_alone: float
-
-
-class _Reports(Silent):
-    """Keeps every worker report."""
-
-    def __init__(self) -> None:
-        self.reports: list[WorkerReport] = []
-
-    def record(self, report: WorkerReport) -> None:
-        self.reports.append(report)
+    @property
+    def ours(self) -> str:
+        """What everything is compared with."""
+        return _workers(self.processes)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """``distblock bench pipeline --data-path DIR``."""
+    """``distblock bench pipeline --data-path DIR``.
+
+    Raises:
+        InputError: an option that cannot be, or hosts cannot be made here.
+        RunFailedError: a run of distblock failed.
+    """
     options = tyro.cli(Options, args=list(arguments), prog="distblock bench pipeline")
-    rounds = measure(options)
-    Console().print(_table(options, rounds))
-    if options.output is not None:
-        content = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
-        figures = [asdict(each) for each in rounds]
-        Path(options.output).write_text(
-            json.dumps({**content, "options": asdict(options), "rounds": figures}, indent=2)
+    _check(options)
+    console = Console(width=140)
+    with tempfile.TemporaryDirectory(prefix="distblock-bench-") as name:
+        rivals = line_up(_settings(options), _choice(options), folder=Path(name))
+        if options.hosts:
+            links = [linked.Link(rate=options.rate, delay_ms=delay_ms) for delay_ms in options.delay_ms]
+            by_link = linked.measure(
+                links, _settings(options), rounds=options.rounds, folder=Path(name), rivals=rivals.measure
+            )
+        else:
+            by_link = {HERE: [_round(options, rivals) for _ in range(options.rounds)]}
+    for link, rounds in by_link.items():
+        console.print(make_table(_title(options, link), rounds, _shown(rivals, rounds), ours=options.ours))
+    if not options.hosts:
+        rows = [_workers(number) for number in options.workers]
+        console.print(make_matrix("by number of workers, medians", by_link[HERE], rows, _baselines(rivals)))
+    for rival, error in rivals.errors.items():
+        console.print(escape(f"{rival}: {error}"))
+    _write(options, by_link, rivals)
+
+
+def _check(options: Options) -> None:
+    numbers = (*options.workers, *options.rival_microbatches, options.microbatches, options.rounds, options.rival_steps)
+    if not options.workers or min(numbers) < 1:
+        raise InputError("bench pipeline: expected workers, microbatches, rounds and steps above 0")
+    pieces = {*options.rival_microbatches} if set(options.kinds) & set(STAGES_PER_PROCESS) else set()
+    pieces |= {options.processes} if "DDP" in options.kinds else set()
+    if uneven := sorted(number for number in pieces if options.batch_size % number):
+        raise InputError(
+            f"--batch-size: expected a multiple of what it is cut into, {', '.join(map(str, uneven))}, got"
+            f" {options.batch_size}; change it, or --rival-microbatches"
         )
+    if options.hosts:
+        linked.check(options.processes, options.rate)
 
 
-def measure(options: Options) -> list[Round]:
-    """All rounds: in each the workers together, then each worker's stages alone."""
-    prepared = _prepare(options)
-    job = make_job(prepared, run="bench")
-    rounds = []
-    for _ in range(options.rounds):
-        reports = _Reports()
-        driver.execute(job, AllAtOnce(lambda _: _items(options, prepared)), reports, note=print)
-        alone = [_alone(spec, options, prepared) for spec in job.hosts]
-        rounds.append(_round(reports.reports, len(job.hosts), alone))
-    return rounds
-
-
-def _prepare(options: Options) -> Prepared:
-    # Decoded images stay in memory, so that all epochs but the first are alike; a short epoch comes to its end in the
-    # warm-up.
-    share = 1.0 if options.first_epoch else min(1.0, WARM_UP * options.batch_size / TRAINING_SAMPLES)
-    config = make_config(
-        {
-            "data": {
-                "name": "parquet",
-                "path": options.data_path,
-                "batch_size": options.batch_size,
-                "fraction": share,
-                "augment": ["crop", "flip"] if options.augment else [],
-            },
-            "model": {"name": options.model, "stages": options.workers},
-            "regime": {"epochs": options.microbatches + WARM_UP},
-        }
+def _settings(options: Options) -> Settings:
+    return Settings(
+        data_path=options.data_path,
+        model=options.model,
+        stages=options.processes,
+        workers=options.processes,
+        batch_size=options.batch_size,
+        microbatches=options.microbatches,
+        codec=options.codec,
+        augment=options.augment,
+        first_epoch=options.first_epoch,
     )
-    return prepare(config)
 
 
-def _items(options: Options, prepared: Prepared) -> Iterator[Item]:
-    training = (item for item in stream(prepared.plan) if item and item.purpose == "train")
-    counted = itertools.islice(training, options.microbatches + WARM_UP)
-    return (replace(item, number=number) for number, item in enumerate(counted))
-
-
-def _round(reports: Sequence[WorkerReport], num_workers: int, alone: Sequence[float]) -> Round:
-    by_worker = [[report for report in reports if report.worker == worker] for worker in range(num_workers)]
-    computing = [sum(r.finished_s - r.started_s for r in worker[WARM_UP:]) for worker in by_worker]
-    # The slowest worker sets the pace; seen from there, the pipeline's filling and draining fall outside the window.
-    slowest = by_worker[computing.index(max(computing))]
-    samples = sum(report.item.num_samples for report in slowest[WARM_UP:])
-    seconds = slowest[-1].finished_s - slowest[WARM_UP - 1].finished_s
-    return Round(pipeline=samples / seconds, bound=samples / max(computing), bound_alone=min(alone))
-
-
-def _alone(spec: HostSpec, options: Options, prepared: Prepared) -> float:
-    """Samples per second of one worker's own computing with no other worker beside it."""
-    counted = run_alone(spec, list(_items(options, prepared)))[WARM_UP:]
-    samples = sum(report.item.num_samples for report in counted)
-    return samples / sum(report.finished_s - report.started_s for report in counted)
-
-
-def _table(options: Options, rounds: Sequence[Round]) -> Table:
-    table = Table(
-        title=f"{options.model}, {options.workers} workers, batch {options.batch_size}, {options.rounds} rounds,"
-        f" {'the first epoch' if options.first_epoch else 'later epochs'}"
+def _choice(options: Options) -> Choice:
+    return Choice(
+        kinds=options.kinds,
+        processes=options.processes,
+        microbatches=options.rival_microbatches,
+        wire=options.rival_precision or options.codec,
+        steps=options.rival_steps,
     )
-    for heading in ("", "samples/s", "pipeline / it, median", "min", "max"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    table.add_row("pipeline", f"{statistics.median(each.pipeline for each in rounds):.0f}", "", "", "")
-    for name, key in (("bound, in the same run", "bound"), ("bound, worker alone", "bound_alone")):
-        ratios = [each.pipeline / getattr(each, key) for each in rounds]
-        middle = statistics.median(getattr(each, key) for each in rounds)
-        table.add_row(name, f"{middle:.0f}", *(f"{f(ratios):.3f}" for f in (statistics.median, min, max)))
-    return table
+
+
+def _round(options: Options, rivals: Rivals) -> Round:
+    settings = _settings(options)
+    found = {"plain loop": measure_apart("plain-loop", settings).pipeline}
+    for number in options.workers:
+        found |= _named(number, measure_workers(replace(settings, workers=number)))
+    return found | rivals.measure()
+
+
+def _named(number: int, rates: Rates) -> dict[str, float]:
+    found = {_workers(number): rates.pipeline, f"bound of {number} in that run": rates.bound}
+    return found if rates.bound_alone is None else found | {f"bound of {number}, worker alone": rates.bound_alone}
+
+
+def _workers(number: int) -> str:
+    return f"distblock, {number} worker{'s' if number > 1 else ''}"
+
+
+def _title(options: Options, link: str) -> str:
+    wire = options.rival_precision or options.codec
+    return (
+        f"{options.model} in {options.processes} stages, batch {options.batch_size}, {options.rounds} rounds,"
+        f" {'the first epoch' if options.first_epoch else 'later epochs'}, distblock sends {options.codec}, rivals"
+        f" {wire}; {link}"
+    )
+
+
+def _shown(rivals: Rivals, rounds: Sequence[Round]) -> list[str]:
+    """Everything but rivals' numbers of microbatches that are not their best."""
+    by_kind: dict[str, list[str]] = {}
+    for trial in rivals.trials:
+        by_kind.setdefault(trial.kind if trial.kind in STAGES_PER_PROCESS else trial.name, []).append(trial.name)
+    tried = {name for names in by_kind.values() for name in names}
+    own = dict.fromkeys(name for each in rounds for name in each if name not in tried)
+    return [*own, *(name for names in by_kind.values() if (name := best(rounds, names)) is not None)]
+
+
+def named_ratios(options: Options, rivals: Rivals, rounds: Sequence[Round]) -> dict[str, list[float]]:
+    """What the benchmark is for, by name: a ratio a round."""
+    ours = options.ours
+    found = {f"{ours} / {name}": ratios(rounds, ours, name) for name in _shown(rivals, rounds)}
+    for number in options.workers:
+        for baseline in _baselines(rivals):
+            found[f"{_workers(number)} / {baseline}"] = ratios(rounds, _workers(number), baseline)
+        found[f"{_workers(number)} / its bound"] = ratios(rounds, _workers(number), f"bound of {number} in that run")
+    schedules = [trial.name for trial in rivals.trials if trial.kind in STAGES_PER_PROCESS]
+    if (fastest := best(rounds, schedules)) is not None:
+        found[f"{ours} / best schedule of torch"] = ratios(rounds, ours, fastest)
+    return {name: values for name, values in found.items() if values and len(set(name.split(" / "))) > 1}
+
+
+def _baselines(rivals: Rivals) -> list[str]:
+    """What one process makes."""
+    return ["plain loop", _workers(1), *(trial.name for trial in rivals.trials if trial.kind == "end-to-end")]
+
+
+def _write(options: Options, by_link: Mapping[str, Sequence[Round]], rivals: Rivals) -> None:
+    if options.output is None:
+        return
+
+    def spreads(rounds: Sequence[Round]) -> dict[str, Any]:
+        return {name: asdict(spread(each)) for name, each in named_ratios(options, rivals, rounds).items()}
+
+    content = {
+        "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "options": asdict(options),
+        "rounds": by_link,
+        "ratios": {link: spreads(rounds) for link, rounds in by_link.items()},
+        "errors": rivals.errors,
+    }
+    Path(options.output).write_text(json.dumps(content, indent=2))

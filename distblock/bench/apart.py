@@ -1,0 +1,13 @@
+"""``python -m distblock.bench.apart KIND SETTINGS`` measures distblock once, in that process, and prints JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+
+from distblock.bench.workers import MEASURES, Settings
+
+if __name__ == "__main__":
+    measure = next(function for kind, function in MEASURES.items() if kind == sys.argv[1])
+    print(json.dumps(asdict(measure(Settings(**json.loads(sys.argv[2]))))))
