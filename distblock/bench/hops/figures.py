@@ -15,6 +15,9 @@ from distblock.bench.hops.rounds import Round, SizeRound
 OURS: Way = "distblock"
 PLAIN: Way = "torch tensor"
 
+INLINE_BYTES = 100 * 1024
+"""Up to this many Ray sends a value inside calls, by way of the driver, so that a fetch hardly sees it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
@@ -99,7 +102,7 @@ def _ratios(each: Round, own: SizeRound, size: int, line_rate: float | None) -> 
     }
     for number, seconds in own.streamed_s.items():
         found[f"hop / empty call, in a stream, {number} a call"] = seconds / each.streamed_call_s
-    if line_rate is not None:
+    if line_rate is not None and size > INLINE_BYTES:
         fetch_s = statistics.median(hop.fetch_s for hop in own.hops[OURS] if hop.fetch_s is not None)
         found["fetch / line rate"] = size / fetch_s / line_rate
     return found
