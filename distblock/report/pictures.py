@@ -36,6 +36,10 @@ def draw_accuracy_by_depth(accuracies: Mapping[str, Sequence[Sequence[float]]], 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    # The same picture from the same figures.
+    save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as SVG: the same file from the same figures."""
     with mpl.rc_context({"svg.hashsalt": "distblock"}):
         figure.savefig(path, format="svg", metadata={"Date": None})

@@ -148,6 +148,26 @@ class Crew:
             if node == ray.util.get_node_ip_address() and not keeps_caches:
                 shutil.rmtree(folder, ignore_errors=True)
 
+    def start_group(self, index: int, beginning: Beginning) -> list[Actor]:
+        """A worker's processes: one, or all its replicas, which have to find each other."""
+        spec = self._job.hosts[index]
+        actors = [
+            start_worker(spec, index, self._group, bundle=row[index], beginning=beginning, replica=replica)
+            for replica, row in enumerate(self._rows)
+        ]
+        if len(actors) > 1:
+            address = actors[0].open_group.remote()
+            self._meetings += [actor.join_group.remote(address) for actor in actors]
+        return actors
+
+    def start_feeder(self, index: int, beginning: Beginning) -> list[Actor]:
+        """A data worker's process."""
+        job, config = self._job, self._job.hosts[0].config
+        options = _options(self._group, self._num_bundles + index - len(job.hosts), cpus=1.0, gpus=0.0)
+        actor = ray.remote(DataWorker).options(**options)
+        strikes = Strikes(beginning.faults, process=beginning.process)
+        return [actor.remote(job.hosts[0].run, config, job.info, job.dataset, strikes)]
+
     def _has(self, cell: Cell) -> bool:
         seat = next(seat for seat in self.workers if cell.stage in self._job.hosts[seat.index].stages)
         return is_whole(cell.stage, cell.lap, expected=self._caches.sha256, found=seat.where[0].whole)
@@ -169,39 +189,20 @@ class Crew:
             kept_bytes=recovery.kept_bytes,
             source=self.source,
             name=f"worker {index} (stages {spec.stages.start} to {spec.stages.stop - 1})",
-            start=lambda beginning: self._start_group(index, beginning),
+            start=lambda beginning: self.start_group(index, beginning),
             events=self.events,
             deadline=Deadline(recovery.deadline_s),
             window=_num_threads(spec.config) - 1,
             beginning=beginning,
         )
 
-    def _start_group(self, index: int, beginning: Beginning) -> list[Actor]:
-        """A worker's processes: one, or all its replicas, which have to find each other."""
-        spec = self._job.hosts[index]
-        actors = [
-            start_worker(spec, index, self._group, bundle=row[index], beginning=beginning, replica=replica)
-            for replica, row in enumerate(self._rows)
-        ]
-        if len(actors) > 1:
-            address = actors[0].open_group.remote()
-            self._meetings += [actor.join_group.remote(address) for actor in actors]
-        return actors
-
     def _feeder(self, index: int) -> DataSeat:
         job, config = self._job, self._job.hosts[0].config
-        options = _options(self._group, self._num_bundles + index - len(job.hosts), cpus=1.0, gpus=0.0)
-
-        def start(beginning: Beginning) -> list[Actor]:
-            actor = ray.remote(DataWorker).options(**options)
-            strikes = Strikes(beginning.faults, process=beginning.process)
-            return [actor.remote(job.hosts[0].run, config, job.info, job.dataset, strikes)]
-
         return DataSeat(
             index,
             shares=config.replicas,
             name=f"data worker {index - len(job.hosts)}",
-            start=start,
+            start=lambda beginning: self.start_feeder(index, beginning),
             events=self.events,
             deadline=Deadline(config.recovery.deadline_s),
             window=MOST_AHEAD,

@@ -45,7 +45,7 @@ from distblock.schedule.laps import Cell
 from distblock.schedule.parcels import LARGEST, ParcelSize
 from distblock.schedule.saving import NoSaver, Saver
 
-__all__ = ["Job", "State", "check", "execute"]
+__all__ = ["Job", "State", "carry_out", "check", "execute"]
 
 LOST_WITH_A_NODE = (InputLostError, ObjectLostError, NodeDiedError)
 """A call's end where something that it needed, or its result, has gone with a node."""
@@ -106,7 +106,22 @@ def execute(
         observer.set_lines(preflight(job, group, note=note))
         people = stack.enter_context(crew(job, group))
         course.miss(people.missing(course.unread))
-        return _Run(job, people, course, observer, note, saver or NoSaver(), failures).loop()
+        return carry_out(job, people, course, observer, note=note, saver=saver, failures=failures)
+
+
+def carry_out(
+    job: Job,
+    people: Crew,
+    course: Course,
+    observer: Observer,
+    *,
+    note: Callable[[str], None],
+    saver: Saver | None = None,
+    failures: Failures | None = None,
+) -> State:
+    """The loop by itself, with a crew that is ready; as for `execute`."""
+    failures = failures or Failures(job.hosts[0].config.recovery.max_failures)
+    return _Run(job, people, course, observer, note, saver or NoSaver(), failures).loop()
 
 
 def _bundles(job: Job) -> list[Resources]:

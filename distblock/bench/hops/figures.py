@@ -1,0 +1,108 @@
+"""What rounds come to: percentiles over all of them, ratios within each."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from distblock.bench.hops.relay import Hop, Way
+from distblock.bench.hops.rounds import Round, SizeRound
+
+OURS: Way = "distblock"
+PLAIN: Way = "torch tensor"
+
+INLINE_BYTES = 100 * 1024
+"""Up to this many Ray sends a value inside calls, by way of the driver, so that a fetch hardly sees it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Of some seconds."""
+
+    count: int
+    min: float
+    p50: float
+    p99: float
+    p999: float
+
+
+def spread(seconds: Sequence[float]) -> Spread:
+    """Percentiles; the highest are the largest where there are too few."""
+    p50, p99, p999 = (float(np.percentile(seconds, q, method="higher")) for q in (50, 99, 99.9))
+    return Spread(count=len(seconds), min=min(seconds), p50=p50, p99=p99, p999=p999)
+
+
+def size_name(num_bytes: int) -> str:
+    """``65536`` as ``64 KiB``."""
+    for unit, factor in (("MiB", 2**20), ("KiB", 2**10)):
+        if num_bytes >= factor:
+            return f"{num_bytes / factor:g} {unit}"
+    return f"{num_bytes} B"
+
+
+def put_and_fetch_s(hops: Sequence[Hop]) -> list[float]:
+    """Of each hop. What a call takes in and what it hands out are two activations of one size."""
+    return [hop.put_s + hop.fetch_s for hop in hops if hop.fetch_s is not None]
+
+
+def size_figures(rounds: Sequence[Round], size: int) -> dict[str, Any]:
+    """One size over all rounds, for JSON and tables."""
+    own = [each.sizes[size] for each in rounds]
+
+    def of(pick: Callable[[SizeRound], Sequence[float | None]]) -> dict[str, float]:
+        return asdict(spread([value for each in own for value in pick(each) if value is not None]))
+
+    ways = {
+        way: {
+            "hop_s": of(lambda each, way=way: each.hops_s[way]),
+            "put_and_fetch_s": of(lambda each, way=way: put_and_fetch_s(each.hops[way])),
+            **{
+                key: of(lambda each, way=way, key=key: [getattr(hop, key) for hop in each.hops[way]])
+                for key in ("encode_s", "put_s", "fetch_s", "decode_s")
+            },
+        }
+        for way in own[0].hops
+    }
+    return {
+        "bytes": size,
+        "ways": ways,
+        "memcpy_fresh_s": of(lambda each: each.fresh_s),
+        "memcpy_again_s": of(lambda each: each.again_s),
+        "numpy_put_s": of(lambda each: each.numpy_s),
+        "streamed_s": {number: of(lambda each, n=number: [each.streamed_s[n]]) for number in own[0].streamed_s},
+    }
+
+
+def ratios(rounds: Sequence[Round], *, line_rate: float | None, where: str) -> dict[str, list[float]]:
+    """By name, one a round; the names end with where it was measured.
+
+    Args:
+        rounds: them.
+        line_rate: bytes a second of the line between two nodes.
+        where: empty on one node.
+    """
+    found: dict[str, list[float]] = {}
+    for each in rounds:
+        for size, own in each.sizes.items():
+            for name, value in _ratios(each, own, size, line_rate).items():
+                found.setdefault(f"{name}, {size_name(size)}{where}", []).append(value)
+    return found
+
+
+def _ratios(each: Round, own: SizeRound, size: int, line_rate: float | None) -> dict[str, float]:
+    ours_s = statistics.median(put_and_fetch_s(own.hops[OURS]))
+    found = {
+        "(put + fetch) / memcpy": ours_s / statistics.median(own.fresh_s),
+        "torch tensor / distblock, put + fetch": statistics.median(put_and_fetch_s(own.hops[PLAIN])) / ours_s,
+        "hop / empty call, one by one": statistics.median(own.hops_s[OURS]) / statistics.median(each.call_s),
+    }
+    for number, seconds in own.streamed_s.items():
+        found[f"hop / empty call, in a stream, {number} a call"] = seconds / each.streamed_call_s
+    if line_rate is not None and size > INLINE_BYTES:
+        fetch_s = statistics.median(hop.fetch_s for hop in own.hops[OURS] if hop.fetch_s is not None)
+        found["fetch / line rate"] = size / fetch_s / line_rate
+    return found

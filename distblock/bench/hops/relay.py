@@ -1,0 +1,118 @@
+"""The two ends of a hop, without training: an actor that takes activations in and hands activations out.
+
+It follows `distblock.runtime.worker.StageWorker`: references come inside a list and are fetched in the call's own
+thread; computing, here of nothing, happens in one further thread; the method is a generator, and the time between its
+yielding an activation and going on is what storing it cost.
+"""
+
+from __future__ import annotations
+
+import mmap
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import ray
+import torch
+from ray import ObjectRef
+from torch import Tensor
+
+from distblock.codecs.cast import decode, encode
+from distblock.codecs.payload import Payload
+from distblock.codecs.staging import Staging
+
+Way = Literal["distblock", "torch tensor"]
+"""How an activation crosses: encoded, or as Ray takes a torch tensor that a method returns."""
+
+SHARED_MEMORY = "/dev/shm"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hop:
+    """Seconds of one hop at the worker that takes an activation in and hands the next one out.
+
+    Attributes:
+        fetch_s, decode_s: of what came in; None where nothing did.
+        encode_s, put_s: of what went out.
+    """
+
+    fetch_s: float | None
+    decode_s: float | None
+    encode_s: float
+    put_s: float
+
+
+class Relay:
+    """The actor class."""
+
+    def __init__(self) -> None:
+        torch.set_num_threads(1)
+        sys.setswitchinterval(0.0005)
+        self._clock = time.perf_counter
+        self._computing = ThreadPoolExecutor(1)
+        self._staging = Staging(torch.device("cpu"))
+        self._features = torch.empty(0)
+
+    def make(self, num_bytes: int) -> str:
+        """Have an activation of so many bytes at hand, as fresh from computing; the node's address."""
+        self._features = torch.rand(num_bytes // 4)
+        return ray.util.get_node_ip_address()
+
+    def nothing(self) -> None:
+        """The empty call."""
+
+    def hop(self, entering: list[ObjectRef], way: Way, count: int) -> Iterator[Payload | Tensor | list[Hop]]:
+        """Take in what there is, hand out so many activations, then what each of them cost."""
+        fetched = [self._fetch(reference, way) for reference in entering]
+        features = self._computing.submit(lambda: self._features).result()
+        hops = []
+        for number in range(count):
+            begun_s = self._clock()
+            leaving = self._encode(features, number) if way == "distblock" else features
+            encoded_s = self._clock()
+            yield leaving
+            put_s = self._clock() - encoded_s
+            fetch_s, decode_s = fetched[number] if fetched else (None, None)
+            hops.append(Hop(fetch_s=fetch_s, decode_s=decode_s, encode_s=encoded_s - begun_s, put_s=put_s))
+        yield hops
+
+    def copy(self) -> tuple[float, float]:
+        """Seconds of a plain memcpy of the activation's bytes into shared memory whose pages nobody has touched, and
+        of another one into the same. Making and mapping the memory does not count."""
+        source = self._features.numpy()
+        with tempfile.TemporaryFile(dir=SHARED_MEMORY) as file:
+            file.truncate(source.nbytes)
+            with mmap.mmap(file.fileno(), source.nbytes) as memory:
+                return self._copy(source, memory), self._copy(source, memory)
+
+    def put(self) -> float:
+        """Seconds of ``ray.put`` of the activation's bytes as a NumPy array."""
+        array = self._features.numpy()
+        begun_s = self._clock()
+        reference = ray.put(array)
+        seconds = self._clock() - begun_s
+        del reference
+        return seconds
+
+    def _copy(self, source: np.ndarray, memory: mmap.mmap) -> float:
+        target = np.frombuffer(memory, dtype=source.dtype)
+        begun_s = self._clock()
+        np.copyto(target, source)
+        return self._clock() - begun_s
+
+    def _fetch(self, reference: ObjectRef, way: Way) -> tuple[float, float]:
+        asked_s = self._clock()
+        value = ray.get(reference)
+        fetched_s = self._clock()
+        if way == "distblock":
+            decode(value, staging=self._staging)
+        return fetched_s - asked_s, self._clock() - fetched_s
+
+    def _encode(self, features: Tensor, number: int) -> Payload:
+        labels = torch.zeros(1, dtype=torch.int64)
+        return encode(features, labels, codec="fp32", run="bench", edge=1, number=number, staging=self._staging)
