@@ -27,13 +27,12 @@ def main(arguments: Sequence[str]) -> None:
 
     Raises:
         InputError: there is no such benchmark.
-        RunFailedError: it failed, or with ``--check`` one of its ratios fell short.
+        RunFailedError: it failed, or, with ``--check``, one of its ratios fell short.
     """
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
         print(
-            f"usage: distblock bench NAME [--output F.json] [--picture F.svg] [--check] [...]\n\n"
-            f"  {', '.join(BENCHMARKS)}\n\ndistblock bench NAME --help says more."
+            f"usage: distblock bench NAME [...]\n\n  {', '.join(BENCHMARKS)}\n\ndistblock bench NAME --help says more."
         )
         return
     if name not in BENCHMARKS:

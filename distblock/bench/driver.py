@@ -154,7 +154,11 @@ def measure(options: Options) -> dict[int, list[Cost]]:
 def _config(stages: int) -> Config:
     # Nothing of the network is computed: its blocks are as small as can be.
     return make_config(
-        {"model": {"name": f"preact/4-{MOST_STAGES // 4}", "stages": stages, "width": 4}, "regime": {"epochs": 10_000}}
+        {
+            "model": {"name": f"preact/4-{MOST_STAGES // 4}", "stages": stages, "width": 4},
+            "regime": {"epochs": 10_000},
+            "channel": {"microbatches_per_call": 1},
+        }
     )
 
 

@@ -10,12 +10,24 @@ from typing import Any
 
 import ray
 
-from distblock.messages import Arrival, Departure, Item, StageReport, WorkerReport
+from distblock.messages import Arrival, DataReport, Departure, Item, Parcel, Passage, StageReport, WorkerReport
 from distblock.runtime.handover import Ready, SnapshotReport
 from distblock.schedule.saving import CacheFiles
 
 OUTPUT = b"activation"
 """What they hand out."""
+
+NOWHERE = Passage(
+    asked_s=0.0,
+    fetched_s=0.0,
+    decoded_s=0.0,
+    started_s=0.0,
+    finished_s=0.0,
+    encoded_s=0.0,
+    stored_s=0.0,
+    wire_bytes=0,
+)
+"""A passage that took no time."""
 
 
 class IdleWorker:
@@ -33,15 +45,21 @@ class IdleWorker:
         """Where it is."""
         return Ready(node=self._node, node_id=ray.get_runtime_context().get_node_id())
 
-    def prepare(self, item: Item, turn: int) -> Iterator[Any]:  # noqa: ARG002
+    def prepare(self, parcel: Parcel, turn: int) -> Iterator[Any]:  # noqa: ARG002
         """As of a data worker."""
         yield OUTPUT
-        yield (_departure(0),), self._node
+        yield tuple(
+            DataReport(item=item, departures=(_departure(0),), node=self._node, passage=NOWHERE)
+            for item in parcel.items
+        )
 
-    def hop(self, item: Item, payloads: list[Any], turn: int, source: None = None) -> Iterator[Any]:  # noqa: ARG002
+    def hop(self, parcel: Parcel, payloads: list[Any], turn: int, source: None = None) -> Iterator[Any]:  # noqa: ARG002
         """As of a worker; what enters stays where it is."""
         yield OUTPUT
-        yield WorkerReport(
+        yield tuple(self._worked(item) for item in parcel.items)
+
+    def _worked(self, item: Item) -> WorkerReport:
+        return WorkerReport(
             worker=self._index,
             item=item,
             stages=(self._report(item),),
@@ -52,6 +70,7 @@ class IdleWorker:
             idle_s=0.0,
             peak_memory_bytes=0,
             node=self._node,
+            passage=NOWHERE,
         )
 
     def snapshot(self, turn: int) -> Iterator[Any]:  # noqa: ARG002
