@@ -15,7 +15,9 @@ def test_a_hop_at_two_sizes(tmp_path: Path):
     path = tmp_path / "hop.json"
     hop.main(["--sizes", "1k", "64k", "--rounds", "2", "--per-call", "1", "2", "--output", str(path)])
     content = json.loads(path.read_text())
-    assert {"hop / empty call, in a stream, 2 a call, 64 KiB", "(put + fetch) / memcpy, 64 KiB"} <= set(content["ratios"])
+    assert {"hop / empty call, in a stream, 2 a call, 64 KiB", "(put + fetch) / memcpy, 64 KiB"} <= set(
+        content["ratios"]
+    )
     assert all(value > 0 for ratio in content["ratios"].values() for value in ratio["values"])
 
 
