@@ -9,5 +9,4 @@ from dataclasses import asdict
 from distblock.bench.workers import MEASURES, Settings
 
 if __name__ == "__main__":
-    measure = next(function for kind, function in MEASURES.items() if kind == sys.argv[1])
-    print(json.dumps(asdict(measure(Settings(**json.loads(sys.argv[2]))))))
+    print(json.dumps(asdict(MEASURES[sys.argv[1]](Settings(**json.loads(sys.argv[2]))))))

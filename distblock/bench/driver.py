@@ -8,12 +8,11 @@ wherever the actors have to share its cores. Crews of all sizes are there all th
 
 from __future__ import annotations
 
-import itertools
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import ray
 from rich.console import Console
@@ -22,6 +21,7 @@ from rich.table import Table
 from distblock.bench.idle import IdleWorker
 from distblock.bench.outcome import Outcome, Outputs, conclude, read_options
 from distblock.bench.pictures import Lines
+from distblock.bench.workers import training_items
 from distblock.config import Config, make_config
 from distblock.errors import InputError
 from distblock.messages import Departure, Item, WorkerReport
@@ -30,14 +30,10 @@ from distblock.preparation import Prepared, make_job, prepare
 from distblock.report.tables import duration
 from distblock.runtime import driver
 from distblock.runtime.cluster import joined, placed
-from distblock.runtime.crew import Crew, Job
+from distblock.runtime.crew import Crew, Job, num_threads
 from distblock.runtime.handover import Beginning
 from distblock.runtime.seats import Actor
 from distblock.schedule.course import AllAtOnce
-from distblock.schedule.stream import stream
-
-THREADS = 9
-"""Of each actor: those of a worker with default settings."""
 
 MOST_STAGES = 64
 """Blocks of the network that is cut into stages."""
@@ -75,7 +71,11 @@ class IdleCrew(Crew):
 
     def start_group(self, index: int, beginning: Beginning) -> list[Actor]:  # noqa: ARG002
         """One actor."""
-        return [ray.remote(IdleWorker).options(num_cpus=0, max_concurrency=THREADS).remote(index)]
+        return [
+            ray.remote(IdleWorker)
+            .options(num_cpus=0, max_concurrency=num_threads(self._job.hosts[index].config))
+            .remote(index)
+        ]
 
     def start_feeder(self, index: int, beginning: Beginning) -> list[Actor]:  # noqa: ARG002
         """One actor."""
@@ -165,14 +165,9 @@ def _config(stages: int) -> Config:
 def _round(options: Options, prepared: Prepared, job: Job, crew: Crew) -> Cost:
     stages = len(job.hosts)
     meter = _Meter(stages - 1)
-    course = AllAtOnce(lambda _: _items(prepared, max(options.calls // (stages + 1), 2 * stages)))
+    course = AllAtOnce(lambda _: training_items(prepared, max(options.calls // (stages + 1), 2 * stages)))
     driver.carry_out(job, crew, course, meter, note=print)
     return meter.cost()
-
-
-def _items(prepared: Prepared, count: int) -> Iterator[Item]:
-    training = (item for item in stream(prepared.plan) if item and item.purpose == "train")
-    return (replace(item, number=number) for number, item in enumerate(itertools.islice(training, count)))
 
 
 def make_outcome(costs: dict[int, list[Cost]]) -> Outcome:

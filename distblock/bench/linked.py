@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from distblock.bench.on_hosts import CHECKOUT, LIMIT_S, check_hosts, line_rate
 from distblock.bench.rivals.launch import Start
 from distblock.bench.scaling import bits_per_s
-from distblock.bench.standings import Round
+from distblock.bench.standings import Round, our_name
 from distblock.bench.workers import Rates, Settings, measure_apart
 from distblock.errors import InputError, RunFailedError
 from distblock.runtime.crew import KEEP_MEMORY
@@ -97,7 +97,7 @@ def _round(
         carried = line_rate(fleet) / rates.wire_bytes_per_sample
         burst = f", burst {one.burst}" if one.rate else ""
         return f"a link of {link.rate}{burst}, {link.delay_ms:g} ms each way", {
-            f"distblock, {settings.workers} workers": rates.pipeline,
+            our_name(settings.workers): rates.pipeline,
             "bound: the slowest worker's computing": rates.bound,
             "bound: what the link carries": carried,
             "bound: the smaller of the two": min(rates.bound, carried),

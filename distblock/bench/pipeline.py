@@ -23,7 +23,7 @@ from rich.markup import escape
 from distblock.bench import linked
 from distblock.bench.rivals.lineup import Choice, Rivals, line_up
 from distblock.bench.rivals.trials import STAGES_PER_PROCESS, Kind, Wire
-from distblock.bench.standings import Round, best, make_matrix, make_table, ratios, spread
+from distblock.bench.standings import Round, best, make_matrix, make_table, our_name, ratios, spread
 from distblock.bench.workers import Rates, Settings, measure_apart, measure_workers
 from distblock.errors import InputError
 
@@ -89,7 +89,7 @@ class Options:
     @property
     def ours(self) -> str:
         """What everything is compared with."""
-        return _workers(self.processes)
+        return our_name(self.processes)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str]) -> None:
     for link, rounds in by_link.items():
         console.print(make_table(_title(options, link), rounds, _shown(rivals, rounds), ours=options.ours))
     if not options.hosts:
-        rows = [_workers(number) for number in options.workers]
+        rows = [our_name(number) for number in options.workers]
         console.print(make_matrix("by number of workers, medians", by_link[HERE], rows, _baselines(rivals)))
     for rival, error in rivals.errors.items():
         console.print(escape(f"{rival}: {error}"))
@@ -169,12 +169,8 @@ def _round(options: Options, rivals: Rivals) -> Round:
 
 
 def _named(number: int, rates: Rates) -> dict[str, float]:
-    found = {_workers(number): rates.pipeline, f"bound of {number} in that run": rates.bound}
+    found = {our_name(number): rates.pipeline, f"bound of {number} in that run": rates.bound}
     return found if rates.bound_alone is None else found | {f"bound of {number}, worker alone": rates.bound_alone}
-
-
-def _workers(number: int) -> str:
-    return f"distblock, {number} worker{'s' if number > 1 else ''}"
 
 
 def _title(options: Options, link: str) -> str:
@@ -198,21 +194,20 @@ def _shown(rivals: Rivals, rounds: Sequence[Round]) -> list[str]:
 
 def named_ratios(options: Options, rivals: Rivals, rounds: Sequence[Round]) -> dict[str, list[float]]:
     """What the benchmark is for, by name: a ratio a round."""
-    ours = options.ours
-    found = {f"{ours} / {name}": ratios(rounds, ours, name) for name in _shown(rivals, rounds)}
+    found = {f"{options.ours} / {name}": ratios(rounds, options.ours, name) for name in _shown(rivals, rounds)}
     for number in options.workers:
         for baseline in _baselines(rivals):
-            found[f"{_workers(number)} / {baseline}"] = ratios(rounds, _workers(number), baseline)
-        found[f"{_workers(number)} / its bound"] = ratios(rounds, _workers(number), f"bound of {number} in that run")
+            found[f"{our_name(number)} / {baseline}"] = ratios(rounds, our_name(number), baseline)
+        found[f"{our_name(number)} / its bound"] = ratios(rounds, our_name(number), f"bound of {number} in that run")
     schedules = [trial.name for trial in rivals.trials if trial.kind in STAGES_PER_PROCESS]
     if (fastest := best(rounds, schedules)) is not None:
-        found[f"{ours} / best schedule of torch"] = ratios(rounds, ours, fastest)
+        found[f"{options.ours} / best schedule of torch"] = ratios(rounds, options.ours, fastest)
     return {name: values for name, values in found.items() if values and len(set(name.split(" / "))) > 1}
 
 
 def _baselines(rivals: Rivals) -> list[str]:
     """What one process makes."""
-    return ["plain loop", _workers(1), *(trial.name for trial in rivals.trials if trial.kind == "end-to-end")]
+    return ["plain loop", our_name(1), *(trial.name for trial in rivals.trials if trial.kind == "end-to-end")]
 
 
 def _write(options: Options, by_link: Mapping[str, Sequence[Round]], rivals: Rivals) -> None:

@@ -12,6 +12,11 @@ Round = Mapping[str, float]
 """Samples per second by contender; one that failed in a round is not in it."""
 
 
+def our_name(workers: int) -> str:
+    """distblock's name among the contenders, with so many workers."""
+    return f"distblock, {workers} worker{'s' if workers > 1 else ''}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Spread:
     """Of some rounds."""

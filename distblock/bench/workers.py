@@ -134,9 +134,13 @@ def prepare_run(settings: Settings) -> Prepared:
 
 def make_items(settings: Settings, prepared: Prepared) -> Iterator[Item]:
     """The microbatches, those of the warm-up first."""
+    return training_items(prepared, settings.microbatches + WARM_UP)
+
+
+def training_items(prepared: Prepared, count: int) -> Iterator[Item]:
+    """A run's first training microbatches, without what it evaluates between them."""
     training = (item for item in stream(prepared.plan) if item and item.purpose == "train")
-    counted = itertools.islice(training, settings.microbatches + WARM_UP)
-    return (replace(item, number=number) for number, item in enumerate(counted))
+    return (replace(item, number=number) for number, item in enumerate(itertools.islice(training, count)))
 
 
 def measure_workers(settings: Settings) -> Rates:
@@ -161,7 +165,7 @@ def measure_plain_loop(settings: Settings) -> Rates:
     return _rates([observer.reports], None, observer.data_node)
 
 
-MEASURES: dict[Kind, Callable[[Settings], Rates]] = {"workers": measure_workers, "plain-loop": measure_plain_loop}
+MEASURES: dict[str, Callable[[Settings], Rates]] = {"workers": measure_workers, "plain-loop": measure_plain_loop}
 
 
 def measure_apart(kind: Kind, settings: Settings, *, run: Callable[..., Any] = subprocess.run, **options: Any) -> Rates:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distblock.messages import Item
+from distblock.messages import Departure, Item
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +63,16 @@ class Payload:
     def wire_bytes(self) -> int:
         """Bytes that cross: features after the codec, and labels."""
         return sum(array.nbytes for array in self.arrays) + self.labels.nbytes
+
+    def departure(self, *, encode_s: float, put_s: float) -> Departure:
+        """The sender's side of its hop, which took so many seconds."""
+        return Departure(
+            edge=self.header.edge,
+            payload_bytes=self.payload_bytes,
+            wire_bytes=self.wire_bytes,
+            encode_s=encode_s,
+            put_s=put_s,
+        )
 
 
 def check_payload(

@@ -11,13 +11,14 @@ Source of the bounds: Mills 1991, "Internet time synchronization: the Network Ti
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import pyarrow as pa
 
 from distblock.config import FORMAT_VERSION
-from distblock.messages import DataReport, Handling, WorkerReport
+from distblock.messages import DataReport, Handling, Item, Passage, WorkerReport
 
 FIRST, LAST = 1_000, 9_000
 """Rows that are kept: of the run's beginning, and of its end so far."""
@@ -38,56 +39,69 @@ TIMELINE_SCHEMA = pa.schema(
 """Columns of ``timeline.parquet``: of `Handling` and `Passage`, in seconds since the run's start by the driver's clock.
 ``worker``: data workers count down from -1. ``stage``: the first one it hosts; -1 at a data worker."""
 
-_Row = dict[str, float | int | str]
+_Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What a row is made of, once it is asked for: recording is on the driver's way, making rows is not."""
+
+    worker: int
+    stage: int
+    node: str
+    item: Item
+    passage: Passage
+    handling: Handling
+
+    def row(self) -> _Row:
+        item = self.item
+        return {
+            **asdict(self.passage),
+            **asdict(self.handling),
+            "worker": self.worker,
+            "stage": self.stage,
+            "lap": item.lap,
+            "number": item.number,
+            "epoch": item.epoch,
+            "index": item.index,
+            "num_samples": item.num_samples,
+            "node": self.node,
+            "purpose": item.purpose,
+            "part": item.part,
+        }
 
 
 class Timeline:
     """The rows of a run so far."""
 
     def __init__(self) -> None:
-        self._first: list[_Row] = []
-        self._last: deque[_Row] = deque(maxlen=LAST)
-        self._begun_s: float | None = None
+        self._first: list[_Kept] = []
+        self._last: deque[_Kept] = deque(maxlen=LAST)
 
     def record(self, report: WorkerReport | DataReport, handling: Handling) -> None:
         """Keep one."""
         if report.passage is None:
             return
-        item = report.item
-        if self._begun_s is None:
-            self._begun_s = handling.ready_s
-        row: _Row = {
-            **asdict(report.passage),
-            **asdict(handling),
-            "worker": report.worker if isinstance(report, WorkerReport) else handling.worker,
-            "stage": report.stages[0].stage if isinstance(report, WorkerReport) else -1,
-            "lap": item.lap,
-            "number": item.number,
-            "epoch": item.epoch,
-            "index": item.index,
-            "num_samples": item.num_samples,
-            "node": report.node,
-            "purpose": item.purpose,
-            "part": item.part,
-        }
-        (self._first if len(self._first) < FIRST else self._last).append(row)
+        worker, stage = handling.worker, -1
+        if isinstance(report, WorkerReport):
+            worker, stage = report.worker, report.stages[0].stage
+        kept = _Kept(worker, stage, report.node, report.item, report.passage, handling)
+        (self._first if len(self._first) < FIRST else self._last).append(kept)
 
     def table(self) -> pa.Table:
         """The rows, in the order in which they were told."""
-        rows = [*self._first, *self._last]
-        begun_s = self._begun_s or 0.0
+        rows = [kept.row() for kept in (*self._first, *self._last)]
+        begun_s = rows[0]["ready_s"] if rows else 0.0
         nodes = {row["node"] for row in rows}
         ahead_s = {node: _ahead_s([row for row in rows if row["node"] == node]) for node in nodes}
-        moved = [_moved(_moved(row, _HERE, begun_s), _THERE, begun_s + ahead_s[row["node"]]) for row in rows]
-        return pa.Table.from_pylist(moved, schema=TIMELINE_SCHEMA)
+        for row in rows:
+            row.update({name: row[name] - begun_s for name in _HERE})
+            row.update({name: row[name] - begun_s - ahead_s[row["node"]] for name in _THERE})
+        return pa.Table.from_pylist(rows, schema=TIMELINE_SCHEMA)
 
 
-def _ahead_s(rows: list[_Row]) -> float:
+def _ahead_s(rows: Sequence[_Row]) -> float:
     """Seconds by which a node's clock is ahead of the driver's; 0 where nothing speaks against that."""
-    least = max(float(row["stored_s"]) - float(row["told_s"]) for row in rows)
-    most = min(float(row["asked_s"]) - float(row["sent_s"]) for row in rows)
+    least = max(row["stored_s"] - row["told_s"] for row in rows)
+    most = min(row["asked_s"] - row["sent_s"] for row in rows)
     return 0.0 if least <= 0.0 <= most else (least + most) / 2
-
-
-def _moved(row: _Row, names: Iterable[str], by_s: float) -> _Row:
-    return {**row, **{name: float(row[name]) - by_s for name in names}}

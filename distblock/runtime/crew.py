@@ -192,7 +192,7 @@ class Crew:
             start=lambda beginning: self.start_group(index, beginning),
             events=self.events,
             deadline=Deadline(recovery.deadline_s),
-            window=_num_threads(spec.config) - 1,
+            window=num_threads(spec.config) - 1,
             beginning=beginning,
         )
 
@@ -248,12 +248,12 @@ def start_worker(
     """A StageWorker in a bundle of the group, not yet ready."""
     config = spec.config
     options = _options(group, bundle, cpus=config.resources.cpus_per_worker, gpus=config.resources.gpus_per_worker)
-    threads = {"max_concurrency": _num_threads(config)}
+    threads = {"max_concurrency": num_threads(config)}
     worker = ray.remote(StageWorker).options(**options, **threads, runtime_env={"env_vars": KEEP_MEMORY})
     return worker.remote(spec, index, beginning or Beginning(), replica)
 
 
-def _num_threads(config: Config) -> int:
+def num_threads(config: Config) -> int:
     """Calls that fetch or put wait in threads of their own: as many as may be in flight, and one for other calls."""
     return config.data.prefetch * config.data.workers + config.channel.max_in_flight + 1
 

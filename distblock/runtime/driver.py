@@ -32,7 +32,7 @@ from distblock.metrics.observer import Observer
 from distblock.runtime.cluster import check_machine, joined, living, placed
 from distblock.runtime.crew import Crew, Job, State, cause, crew, in_one_line, same
 from distblock.runtime.cuts import Cuts
-from distblock.runtime.lanes import Lane
+from distblock.runtime.lanes import Lane, Waiting
 from distblock.runtime.placement import Resources, bundles, in_rows
 from distblock.runtime.preflight import preflight
 from distblock.runtime.seats import Call, Collect, DataSeat, Event, Hop, Release, Seat, Snapshot, StageSeat
@@ -42,7 +42,7 @@ from distblock.schedule.credits import Credits, Limit
 from distblock.schedule.dispatch import Dispatch
 from distblock.schedule.failure import Failures
 from distblock.schedule.laps import Cell
-from distblock.schedule.parcels import LARGEST, ParcelSize
+from distblock.schedule.parcels import parcel_size
 from distblock.schedule.saving import NoSaver, Saver
 
 __all__ = ["Job", "State", "carry_out", "check", "execute"]
@@ -98,9 +98,8 @@ def execute(
         PreemptedError: the run was told to end.
     """
     config = job.hosts[0].config
-    failures = failures or Failures(config.recovery.max_failures)
     with ExitStack() as stack:
-        stack.enter_context(joined(config, _bundles(job), may_wait=failures.count > 0))
+        stack.enter_context(joined(config, _bundles(job), may_wait=failures is not None and failures.count > 0))
         needed = in_rows(_bundles(job), living(), config)
         group = stack.enter_context(placed(needed, strategy=config.resources.strategy, note=note))
         observer.set_lines(preflight(job, group, note=note))
@@ -156,7 +155,7 @@ class _Run:
         self._unread: list[Cell] = []
         self._num_fed = 0
         self._failures = failures
-        self._size = self._parcel_size()
+        self._size = parcel_size(job.hosts[0].config, job.hosts[0].blueprint.sample_bytes)
         self._watched_s = time.monotonic()
         self._state: State = {}
 
@@ -180,18 +179,6 @@ class _Run:
         ahead = config.data.prefetch * config.data.workers
         counts = [ahead, *(config.channel.max_in_flight for _ in self._job.hosts[1:])]
         return [Limit(count=count, num_bytes=config.channel.max_in_flight_bytes) for count in counts]
-
-    def _parcel_size(self) -> ParcelSize:
-        config = self._job.hosts[0].config
-        if config.regime.name == "asynchronous":
-            return ParcelSize(1)  # each is dropped, or used again, by itself
-        channel = config.channel
-        microbatch_bytes = config.data.batch_size * max(self._job.hosts[0].blueprint.sample_bytes)
-        # On an edge there is room for as many parcels as may be in flight.
-        room = channel.max_in_flight_bytes // (channel.max_in_flight * microbatch_bytes)
-        if channel.microbatches_per_call == "auto":
-            return ParcelSize(None, largest=min(LARGEST, room))
-        return ParcelSize(channel.microbatches_per_call)
 
     def _begin(self) -> None:
         """Everything that may begin: lanes, and in each lane microbatches; then lanes that were the last to hinder."""
@@ -277,8 +264,7 @@ class _Run:
             return
         worker = lane.workers[place - 1]
         self._cuts.before(lane, worker, parcel)
-        entering = lane.payloads.pop((place - 1, parcel.number))
-        ready_s = lane.ready_s.pop((place - 1, parcel.number))
+        entering, ready_s = lane.waiting.pop((place - 1, parcel.number))
         size = 0
         if lane.source is None:
             size = parcel.num_samples * self._job.hosts[0].blueprint.sample_bytes[self._job.hosts[worker].stages.start]
@@ -321,12 +307,11 @@ class _Run:
         if place == len(lane.workers):
             self._saver.count(len(parcel.items))
         else:
-            lane.payloads[place, parcel.number] = event.value
-            lane.ready_s[place, parcel.number] = time.time()
+            lane.waiting[place, parcel.number] = Waiting(event.value, since_s=time.time())
         lane.dispatcher.finish(place, parcel)
         while lane.dispatcher.dropped:
             edge, dropped = lane.dispatcher.dropped.pop()
-            del lane.payloads[edge, dropped.number], lane.ready_s[edge, dropped.number]
+            del lane.waiting[edge, dropped.number]
             self._observer.record_drop(self._stage_after(lane, edge))
         if place > 0:
             self._tell_edge(lane, place - 1, 0.0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -72,7 +71,8 @@ class DataWorker:
             )
             for item, (positions, labels) in zip(parcel.items, located, strict=True)
         )
-        passage = _passage(asked_s, asked_s, time.time(), wire_bytes=0)
+        located_s = time.time()
+        passage = _passage((asked_s, asked_s, located_s, located_s), wire_bytes=0)
         yield tuple(DataReport(item=item, departures=(), node=self._node, passage=passage) for item in parcel.items)
 
     def prepare(self, parcel: Parcel, turn: int) -> Iterator[tuple[Payload, ...] | tuple[DataReport, ...]]:
@@ -96,7 +96,7 @@ class DataWorker:
             yield payloads
             put_s = (time.perf_counter() - begun_s) / len(payloads)
             for each, payload in zip(departures, payloads, strict=True):
-                each.append(_departure(payload, put_s))
+                each.append(payload.departure(encode_s=0.0, put_s=put_s))
         self._strikes.strike("stored", turn)
         stored_s = time.time()
         yield tuple(
@@ -104,10 +104,7 @@ class DataWorker:
                 item=item,
                 departures=tuple(each),
                 node=self._node,
-                passage=replace(
-                    _passage(asked_s, start_s, end_s, wire_bytes=sum(hop.wire_bytes for hop in each)),
-                    stored_s=stored_s,
-                ),
+                passage=_passage((asked_s, start_s, end_s, stored_s), wire_bytes=sum(hop.wire_bytes for hop in each)),
             )
             for item, each, start_s, end_s in zip(parcel.items, departures, started_s, finished_s, strict=True)
         )
@@ -128,18 +125,9 @@ class DataWorker:
         )
 
 
-def _departure(payload: Payload, put_s: float) -> Departure:
-    return Departure(
-        edge=0,
-        payload_bytes=payload.payload_bytes,
-        wire_bytes=payload.wire_bytes,
-        encode_s=0.0,
-        put_s=put_s,
-    )
-
-
-def _passage(asked_s: float, started_s: float, finished_s: float, *, wire_bytes: int) -> Passage:
-    """A data worker fetches nothing, and its samples are encoded as they are read."""
+def _passage(moments_s: tuple[float, float, float, float], *, wire_bytes: int) -> Passage:
+    """Asked, started, finished, stored: a data worker fetches nothing, and its samples are encoded as they are read."""
+    asked_s, started_s, finished_s, stored_s = moments_s
     return Passage(
         asked_s=asked_s,
         fetched_s=asked_s,
@@ -147,6 +135,6 @@ def _passage(asked_s: float, started_s: float, finished_s: float, *, wire_bytes:
         started_s=started_s,
         finished_s=finished_s,
         encoded_s=finished_s,
-        stored_s=finished_s,
+        stored_s=stored_s,
         wire_bytes=wire_bytes,
     )

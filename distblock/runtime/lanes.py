@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from ray import ObjectRef
 
@@ -14,6 +15,13 @@ from distblock.schedule.laps import Cell
 from distblock.schedule.parcels import parcels
 
 
+class Waiting(NamedTuple):
+    """An output that the next place has not begun: a share for each replica, and when it came."""
+
+    payloads: tuple[ObjectRef, ...]
+    since_s: float
+
+
 class Lane:
     """A stream under way.
 
@@ -21,8 +29,7 @@ class Lane:
         lane: the stream as the course sees it.
         workers: index of each worker it passes, in order.
         source: the worker whose cache its microbatches come from; None: they are data.
-        payloads: outputs that wait, a share for each replica, by the place that made them and the parcel's number.
-        ready_s: when they came.
+        waiting: outputs that wait, by the place that made them and the parcel's number.
 
     Args:
         lane, workers, source: the attributes.
@@ -48,8 +55,7 @@ class Lane:
         self.lane = lane
         self.workers = workers
         self.source = source
-        self.payloads: dict[tuple[int, int], tuple[ObjectRef, ...]] = {}
-        self.ready_s: dict[tuple[int, int], float] = {}
+        self.waiting: dict[tuple[int, int], Waiting] = {}
         self._may_store = may_store
         self._stores = False
         stream = parcels(self._held_back(lane.items), count)

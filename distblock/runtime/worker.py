@@ -327,7 +327,7 @@ class StageWorker:
         computed = done.computed
         departures = computed.departures
         if done.payload is not None:
-            departures += (_departure(done.payload, done.encode_s, put_s=put_s),)
+            departures += (done.payload.departure(encode_s=done.encode_s, put_s=put_s),)
         return WorkerReport(
             worker=self._index,
             item=item,
@@ -356,13 +356,3 @@ class StageWorker:
             stored_s=epoch_s + stored_s,
             wire_bytes=0 if done.payload is None else done.payload.wire_bytes,
         )
-
-
-def _departure(payload: Payload, encode_s: float, *, put_s: float) -> Departure:
-    return Departure(
-        edge=payload.header.edge,
-        payload_bytes=payload.payload_bytes,
-        wire_bytes=payload.wire_bytes,
-        encode_s=encode_s,
-        put_s=put_s,
-    )

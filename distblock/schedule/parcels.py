@@ -7,8 +7,9 @@ the more quickly they are computed, the more of them. What is computed does not 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+from distblock.config import Config
 from distblock.messages import Item, Parcel
 
 BUSY_S = 0.02
@@ -48,6 +49,24 @@ class ParcelSize:
         if slowest_s == 0.0:
             return 1
         return max(1, min(self._largest, round(BUSY_S / slowest_s)))
+
+
+def parcel_size(config: Config, sample_bytes: Sequence[int]) -> ParcelSize:
+    """What the settings ask for.
+
+    Args:
+        config: the settings.
+        sample_bytes: of what enters each stage.
+    """
+    if config.regime.name == "asynchronous":
+        return ParcelSize(1)  # each is dropped, or used again, by itself
+    channel = config.channel
+    if channel.microbatches_per_call != "auto":
+        return ParcelSize(channel.microbatches_per_call)
+    microbatch_bytes = config.data.batch_size * max(sample_bytes)
+    # On an edge there is room for as many parcels as may be in flight.
+    room = channel.max_in_flight_bytes // (channel.max_in_flight * microbatch_bytes)
+    return ParcelSize(None, largest=min(LARGEST, room))
 
 
 def parcels(items: Iterator[Item | None], count: Callable[[], int]) -> Iterator[Parcel | None]:

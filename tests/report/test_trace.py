@@ -5,23 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from microbatches import microbatches
 
-from distblock.messages import DataReport, Handling, Item, Passage, StageReport, WorkerReport
+from distblock.messages import DataReport, Handling, Passage, StageReport, WorkerReport
 from distblock.metrics.timeline import FIRST, LAST, Timeline
 from distblock.report.trace import trace
 
-ITEM = Item(
-    number=0,
-    purpose="train",
-    part="train",
-    epoch=0,
-    index=0,
-    first_sample=0,
-    num_samples=8,
-    batch_samples=8,
-    closes_batch=True,
-    closes_pass=False,
-)
+ITEM = replace(microbatches(1)[0], num_samples=8, batch_samples=8)
 HERE = Handling(worker=0, ready_s=100.0, backpressure_s=0.0, sent_s=100.0, told_s=101.0, handled_s=101.0)
 
 

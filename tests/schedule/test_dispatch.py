@@ -5,42 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from microbatches import microbatches
 
-from distblock.messages import Item, Parcel
+from distblock.messages import Parcel
 from distblock.schedule.credits import Credits, Limit
 from distblock.schedule.dispatch import Dispatcher
+from distblock.schedule.parcels import parcels
 
 IDLE = -1
-
-
-def parcels(count: int) -> list[Parcel]:
-    """Of one microbatch each."""
-    return [Parcel((item,)) for item in items(count)]
-
-
-def items(count: int) -> list[Item]:
-    return [
-        Item(
-            number=number,
-            purpose="train",
-            part="train",
-            epoch=0,
-            index=number,
-            first_sample=number,
-            num_samples=1,
-            batch_samples=1,
-            closes_batch=True,
-            closes_pass=number == count - 1,
-        )
-        for number in range(count)
-    ]
 
 
 def draw(num_items: int, *, limits: Sequence[int], durations: Sequence[int]) -> tuple[list[str], dict[int, float]]:
     """Simulate: place p takes durations[p] ticks an item, one at a time. A row per place, a column per tick, and the
     backpressure in ticks of each edge."""
     dispatcher = Dispatcher(
-        iter(parcels(num_items)),
+        parcels(iter(microbatches(num_items)), lambda: 1),
         edges=[Credits(Limit(count=count, num_bytes=10**9)) for count in limits],
         size=lambda edge, parcel: 1,
     )
@@ -111,7 +90,9 @@ def test_one_microbatch_always_passes_and_bytes_bound_the_rest():
 def test_items_that_arrive_out_of_order_begin_in_order(order: list[int]):
     # Several data workers finish in any order.
     dispatcher = Dispatcher(
-        iter(parcels(3)), edges=[Credits(Limit(count=8, num_bytes=100))], size=lambda edge, parcel: 1
+        parcels(iter(microbatches(3)), lambda: 1),
+        edges=[Credits(Limit(count=8, num_bytes=100))],
+        size=lambda edge, parcel: 1,
     )
     sent = [dispatch.parcel for dispatch in dispatcher.begin(0.0)]
     begun = []
@@ -123,7 +104,7 @@ def test_items_that_arrive_out_of_order_begin_in_order(order: list[int]):
 
 def test_never_more_in_flight_than_the_limit():
     dispatcher = Dispatcher(
-        iter(parcels(20)),
+        parcels(iter(microbatches(20)), lambda: 1),
         edges=[Credits(Limit(count=count, num_bytes=10)) for count in (3, 2)],
         size=lambda edge, parcel: 1,
     )

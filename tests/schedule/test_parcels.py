@@ -5,28 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from microbatches import microbatches
 
 from distblock.messages import Item
 from distblock.schedule.dispatch import Dispatcher
 from distblock.schedule.parcels import LARGEST, ParcelSize, parcels
-
-
-def items(count: int, *, pass_length: int = 1000) -> list[Item]:
-    return [
-        Item(
-            number=number,
-            purpose="train",
-            part="train",
-            epoch=number // pass_length,
-            index=number % pass_length,
-            first_sample=number % pass_length,
-            num_samples=1,
-            batch_samples=1,
-            closes_batch=True,
-            closes_pass=(number + 1) % pass_length == 0,
-        )
-        for number in range(count)
-    ]
 
 
 def numbers(stream: Iterator[Item | None], count: int) -> list[list[int] | None]:
@@ -34,12 +17,12 @@ def numbers(stream: Iterator[Item | None], count: int) -> list[list[int] | None]
 
 
 def test_a_parcel_ends_with_its_pass_and_with_the_stream():
-    assert numbers(iter(items(7, pass_length=5)), 2) == [[0, 1], [2, 3], [4], [5, 6]]
-    assert numbers(iter(items(3)), 2) == [[0, 1], [2]]
+    assert numbers(iter(microbatches(7, pass_length=5)), 2) == [[0, 1], [2, 3], [4], [5, 6]]
+    assert numbers(iter(microbatches(3)), 2) == [[0, 1], [2]]
 
 
 def test_what_is_there_goes_where_the_stream_has_to_wait():
-    first, second, third = items(3)
+    first, second, third = microbatches(3)
     assert numbers(iter([first, second, None, None, third]), 4) == [[0, 1], None, [2]]
 
 
@@ -66,7 +49,7 @@ def test_a_parcel_is_bounded():
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_places_count_microbatches(count: int):
-    dispatcher = Dispatcher(parcels(iter(items(7)), lambda: count), edges=[], size=lambda edge, parcel: 1)
+    dispatcher = Dispatcher(parcels(iter(microbatches(7)), lambda: count), edges=[], size=lambda edge, parcel: 1)
     begun: list[int] = []
     while not dispatcher.is_finished:
         for dispatch in dispatcher.begin(0.0):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from microbatches import microbatches
+
 from distblock.messages import Item, Parcel
 from distblock.schedule.credits import Credits, Limit
 from distblock.schedule.dispatch import Dispatcher
@@ -37,24 +39,6 @@ def test_at_random_each_comes_as_often_as_allowed():
     assert drawn[:4] != ["a", "b", "c", "d"]
 
 
-def items(count: int, purpose: str = "train") -> list[Item]:
-    return [
-        Item(
-            number=number,
-            purpose="train" if purpose == "train" else "evaluate",
-            part="train" if purpose == "train" else "validation",
-            epoch=0,
-            index=number,
-            first_sample=number,
-            num_samples=1,
-            batch_samples=1,
-            closes_batch=True,
-            closes_pass=False,
-        )
-        for number in range(count)
-    ]
-
-
 def flow(stream: list[Item], *, slow: int) -> tuple[list[list[int]], Dispatcher, int]:
     """Data, and three workers; one takes 5 ticks an item, the others 1. What each place has begun, and ticks until the
     first worker was done."""
@@ -85,7 +69,7 @@ def flow(stream: list[Item], *, slow: int) -> tuple[list[list[int]], Dispatcher,
 
 
 def test_a_slow_place_holds_nobody_up_and_works_on_what_is_newest():
-    begun, dispatcher, done = flow(items(40), slow=2)
+    begun, dispatcher, done = flow(microbatches(40), slow=2)
     assert begun[1] == list(range(40))
     assert done <= 43  # one item a tick, and the way there
     assert begun[2][0] == 0
@@ -96,12 +80,12 @@ def test_a_slow_place_holds_nobody_up_and_works_on_what_is_newest():
 
 
 def test_nothing_is_dropped_where_nobody_is_slow():
-    begun, dispatcher, _ = flow(items(40), slow=-1)
+    begun, dispatcher, _ = flow(microbatches(40), slow=-1)
     assert begun[3] == list(range(40))
     assert dispatcher.dropped == []
 
 
 def test_evaluations_are_never_dropped():
-    begun, dispatcher, _ = flow(items(20, purpose="evaluate"), slow=2)
+    begun, dispatcher, _ = flow(microbatches(20, purpose="evaluate"), slow=2)
     assert begun[3] == list(range(20))
     assert dispatcher.dropped == []

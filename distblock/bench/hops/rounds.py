@@ -15,6 +15,7 @@ from distblock.bench.hops.streams import Ask, Value, stream
 from distblock.config import make_config
 from distblock.errors import InputError
 from distblock.runtime.cluster import joined, placed
+from distblock.runtime.crew import num_threads
 from distblock.runtime.seats import Actor
 
 BYTES = 2**28
@@ -33,9 +34,6 @@ AT_ONCE_BYTES = 2**26
 
 MOST_CALLS = 200
 """Of a stream."""
-
-THREADS = 9
-"""Of each actor: those of a worker with default settings."""
 
 CPUS = 1.0
 """Of each actor."""
@@ -94,7 +92,7 @@ def relays(address: str | None, *, apart: bool) -> Iterator[list[Actor]]:
             ray.remote(Relay)
             .options(
                 num_cpus=CPUS,
-                max_concurrency=THREADS,
+                max_concurrency=num_threads(config),
                 runtime_env=plain,
                 placement_group=group,
                 placement_group_bundle_index=bundle,
