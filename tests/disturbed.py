@@ -36,7 +36,8 @@ def run(config: dict[str, Any], *faults: Fault) -> tuple[list[str], Account, lis
 
 
 def undisturbed(config: dict[str, Any]) -> tuple[list[str], Account]:
-    prepared = prepare(make_config({**config, "executor": "local", "resources": {}}))
+    resources = {**config.get("resources", {}), "workers": None}
+    prepared = prepare(make_config({**config, "executor": "local", "resources": resources}))
     watch = Watch(prepared.blueprint.num_stages)
     job = make_job(prepared, run="undisturbed")
     [host] = job.hosts

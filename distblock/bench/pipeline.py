@@ -30,6 +30,9 @@ from distblock.errors import InputError
 ON_HOSTS: tuple[Kind, ...] = ("DDP", "GPipe", "1F1B")
 """Rivals over a link, unless told otherwise: the other schedules cross it two or three times as often."""
 
+ON_GPUS: tuple[Kind, ...] = ("end-to-end",)
+"""Rivals on GPUs: those of several processes would need a GPU for each."""
+
 HERE = "this machine"
 """Where it is measured without --hosts."""
 
@@ -55,6 +58,8 @@ class Options:
     """count microbatches of a first epoch, whose images are still to be decoded; default: of later ones"""
     codec: Literal["fp32", "bf16"] = "fp32"
     """of what crosses from worker to worker"""
+    gpus_per_worker: float = 0.0
+    """above 0: on GPUs, a worker on such a share of one; beside plain training on one GPU"""
     rivals: tuple[Kind, ...] | None = None
     """which; default: all, with --hosts DDP, GPipe and 1F1B"""
     no_rivals: bool = False
@@ -84,7 +89,11 @@ class Options:
         """Of rivals."""
         if self.no_rivals:
             return ()
-        return self.rivals if self.rivals is not None else ON_HOSTS if self.hosts else get_args(Kind)
+        if self.rivals is not None:
+            return self.rivals
+        if self.gpus_per_worker:
+            return ON_GPUS
+        return ON_HOSTS if self.hosts else get_args(Kind)
 
     @property
     def ours(self) -> str:
@@ -125,6 +134,13 @@ def _check(options: Options) -> None:
     numbers = (*options.workers, *options.rival_microbatches, options.microbatches, options.rounds, options.rival_steps)
     if not options.workers or min(numbers) < 1:
         raise InputError("bench pipeline: expected workers, microbatches, rounds and steps above 0")
+    if options.gpus_per_worker and (several := sorted(set(options.kinds) - set(ON_GPUS))):
+        raise InputError(
+            f"--rivals: expected {', '.join(ON_GPUS)} with --gpus-per-worker, got {', '.join(several)}: those need a"
+            " GPU for each process, which no machine had that this was run on; leave them out"
+        )
+    if options.gpus_per_worker and options.hosts:
+        raise InputError("--gpus-per-worker: expected no --hosts beside it: hosts of one machine share its GPUs")
     pieces = {*options.rival_microbatches} if set(options.kinds) & set(STAGES_PER_PROCESS) else set()
     pieces |= {options.processes} if "DDP" in options.kinds else set()
     if uneven := sorted(number for number in pieces if options.batch_size % number):
@@ -147,6 +163,7 @@ def _settings(options: Options) -> Settings:
         codec=options.codec,
         augment=options.augment,
         first_epoch=options.first_epoch,
+        gpus_per_worker=options.gpus_per_worker,
     )
 
 

@@ -52,7 +52,7 @@ class Settings:
         alone: whether each worker is measured with nobody beside it, too.
         address: a Ray cluster; none: an embedded Ray.
         run_dir: storage that all its nodes see; nothing is kept there.
-        cpus_per_worker: what Ray reserves.
+        cpus_per_worker, gpus_per_worker: what Ray reserves; above 0 GPUs the stages live on a GPU.
     """
 
     data_path: str
@@ -68,6 +68,7 @@ class Settings:
     address: str | None = None
     run_dir: str | None = None
     cpus_per_worker: float = 1.0
+    gpus_per_worker: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +126,11 @@ def prepare_run(settings: Settings) -> Prepared:
         "model": {"name": settings.model, "stages": settings.stages},
         "channel": {"codec": settings.codec},
         "regime": {"epochs": settings.microbatches + WARM_UP},
-        "resources": {"workers": settings.workers, "cpus_per_worker": settings.cpus_per_worker},
+        "resources": {
+            "workers": settings.workers,
+            "cpus_per_worker": settings.cpus_per_worker,
+            "gpus_per_worker": settings.gpus_per_worker,
+        },
     }
     if settings.run_dir is not None:
         values["run_dir"] = settings.run_dir

@@ -38,7 +38,7 @@ def _losses(task: Task, microbatches: int) -> tuple[float, ...]:
         for piece in range(microbatches):
             part = slice(piece * size, (piece + 1) * size)
             item = _item(step, piece, size=size, microbatches=microbatches)
-            [report] = host.work(item, images[part], labels[part]).reports
+            [report] = host.work(item, images[part].to(host.device), labels[part].to(host.device)).reports
             total += report.loss_sum
         means.append(total / (size * microbatches))
     return tuple(means)

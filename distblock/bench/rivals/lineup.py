@@ -90,7 +90,7 @@ def line_up(settings: Settings, choice: Choice, *, folder: Path) -> Rivals:
         steps=choice.steps,
     )
     errors: dict[str, str] = {}
-    trials = tuple(_cut(_trials(choice), task, errors))
+    trials = tuple(_cut(_trials(choice, on_gpu=settings.gpus_per_worker > 0), task, errors))
     ways = {(trial.microbatches, trial.threads) for trial in trials}
     losses = {way: expected.losses(task, microbatches=way[0], threads=way[1]) for way in ways}
     return Rivals(task=task, trials=trials, losses=losses, errors=errors)
@@ -108,12 +108,13 @@ def end_to_end(config: Config) -> Config:
     return Config.model_validate(values)
 
 
-def _trials(choice: Choice) -> Iterable[Trial]:
+def _trials(choice: Choice, *, on_gpu: bool) -> Iterable[Trial]:
     """Not yet cut."""
     processes = choice.processes
     for kind in choice.kinds:
         if kind == "end-to-end":
-            yield from (Trial(kind=kind, threads=threads) for threads in sorted({1, os.cpu_count() or 1}))
+            all_cores = 1 if on_gpu else os.cpu_count() or 1
+            yield from (Trial(kind=kind, threads=threads) for threads in sorted({1, all_cores}))
         elif kind == "DDP" and processes > 1:
             yield Trial(kind=kind, processes=processes, microbatches=processes)
         elif processes > 1:

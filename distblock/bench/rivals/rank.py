@@ -61,6 +61,8 @@ def _timed(step: Step, task: Task, batches: list[Any]) -> float:
     begun_s = time.perf_counter()
     for number in range(task.steps):
         step(*batches[(task.warm_up + number) % len(batches)])
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     _meet()
     return time.perf_counter() - begun_s
 

@@ -63,9 +63,10 @@ def make_pieces(task: Task, trial: Trial) -> list[Piece]:
 def train_whole(network: nn.Module, config: OptimizerConfig) -> Step:
     """Plain training."""
     optimizer = build_optimizer((each for each in network.parameters() if each.requires_grad), config)
+    device = next(network.parameters()).device
 
     def step(images: Tensor, labels: Tensor) -> list[Tensor]:
-        loss = cross_entropy(network(images), labels)
+        loss = cross_entropy(network(images.to(device)), labels.to(device))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
