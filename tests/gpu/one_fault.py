@@ -36,7 +36,7 @@ class Faulty(nn.Module):
         flag = Path(os.environ[FLAG])
         if self._calls == 3 and not flag.exists():
             flag.touch()
-            torch._assert_async(torch.zeros((), device=device, dtype=torch.bool))
+            torch._assert_async(torch.zeros((), device=device, dtype=torch.bool))  # pyright: ignore[reportPrivateImportUsage]
 
 
 class Full(Faulty):
