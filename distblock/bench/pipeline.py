@@ -163,6 +163,8 @@ def _settings(options: Options) -> Settings:
         codec=options.codec,
         augment=options.augment,
         first_epoch=options.first_epoch,
+        # Who shares a GPU takes it from others: that is measured together.
+        alone=not options.gpus_per_worker,
         gpus_per_worker=options.gpus_per_worker,
     )
 

@@ -118,6 +118,9 @@ class Host:
     ) -> None:
         self.spec = spec
         self.device = spec.device
+        if self.device.type == "cuda":
+            # Some of cuDNN's ways to a gradient add in whatever order threads come: no two runs would be the same.
+            torch.backends.cudnn.deterministic = True
         self._clock = clock
         self._shelf = shelf
         self._replicas = replicas or AllHere(spec.config.replicas)

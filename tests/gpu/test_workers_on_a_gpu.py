@@ -90,7 +90,7 @@ def test_a_killed_worker_is_replaced():
 def test_a_device_that_fails_costs_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A real assertion on the device: every later call of that process to it fails."""
     monkeypatch.setenv(one_fault.FLAG, str(tmp_path / "flag"))
-    config = {"model": {"name": "gpu.one_fault:build"}}
+    config = {"model": {"name": "gpu.one_fault:build", "classifier": "linear"}}
     disturbed = summary(config, tmp_path / "faulty")
     assert (tmp_path / "flag").exists()
     [failure] = disturbed["failures"]
@@ -103,7 +103,7 @@ def test_a_device_that_fails_costs_a_worker(tmp_path: Path, monkeypatch: pytest.
 def test_a_full_device_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(one_fault.FLAG, str(tmp_path / "flag"))
     with pytest.raises(StageError, match=r"stage 1.*memory"):
-        summary({"model": {"name": "gpu.one_fault:build_full"}}, tmp_path / "run")
+        summary({"model": {"name": "gpu.one_fault:build_full", "classifier": "linear"}}, tmp_path / "run")
 
 
 def test_more_gpus_than_there_are(tmp_path: Path):
