@@ -5,10 +5,13 @@ The oracle is `distblock.local` on the same GPU: one process, no Ray.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray.cloudpickle
 import torch
 from disturbed import check
 from gpu import one_fault
@@ -24,6 +27,9 @@ pytestmark = [
     pytest.mark.usefixtures("shared_ray"),
 ]
 
+# Workers do not see the tests' folder.
+ray.cloudpickle.register_pickle_by_value(one_fault)
+
 DIGITS: dict[str, Any] = {"regime": {"epochs": 2}, "data": {"batch_size": 96, "fraction": 0.5}}
 SHARE = {"gpus_per_worker": 0.2, "cpus_per_worker": 1}
 EVERYTHING: dict[str, Any] = {
@@ -33,6 +39,7 @@ EVERYTHING: dict[str, Any] = {
     "objective": {"varying": True, "multiplier_step": 1.0, "multiplier_every": 3},
     "optimizer": {"name": "adam", "lr": 0.001, "clip_norm": 1.0},
 }
+LINEAR: dict[str, Any] = {"model": {"classifier": "linear"}}
 RUNS: dict[str, dict[str, Any]] = {
     "parallel": {},
     "two workers": {"resources": {"workers": 2}},
@@ -46,9 +53,12 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
-def summary(config: dict[str, Any], run_dir: Path, **changes: Any) -> dict[str, Any]:
+def summary(
+    config: dict[str, Any], run_dir: Path, *, model: Callable[..., Any] | None = None, **changes: Any
+) -> dict[str, Any]:
     resources = {**SHARE, **config.get("resources", {})}
-    result = BlockTrainer({**DIGITS, **config, "resources": resources, **changes, "run_dir": str(run_dir)}).fit()
+    values = {**DIGITS, **config, "resources": resources, **changes, "run_dir": str(run_dir)}
+    result = BlockTrainer(values, model=model).fit()
     assert result.metrics is not None
     return result.metrics
 
@@ -87,23 +97,22 @@ def test_a_killed_worker_is_replaced():
     assert failure.kind == "worker_died"
 
 
-def test_a_device_that_fails_costs_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_device_that_fails_costs_a_worker(tmp_path: Path):
     """A real assertion on the device: every later call of that process to it fails."""
-    monkeypatch.setenv(one_fault.FLAG, str(tmp_path / "flag"))
-    config = {"model": {"name": "gpu.one_fault:build", "classifier": "linear"}}
-    disturbed = summary(config, tmp_path / "faulty")
-    assert (tmp_path / "flag").exists()
+    flag = tmp_path / "flag"
+    model = partial(one_fault.build, fail=partial(one_fault.assert_once, flag=flag))
+    disturbed = summary(LINEAR, tmp_path / "faulty", model=model)
+    assert flag.exists()
     [failure] = disturbed["failures"]
-    assert failure["kind"] == "device_lost"
-    undisturbed = summary(config, tmp_path / "calm")
+    assert failure["kind"] == "worker_lost_device"
+    undisturbed = summary(LINEAR, tmp_path / "calm", model=model)
     assert undisturbed["failures"] == []
     assert _weights(disturbed) == _weights(undisturbed)
 
 
-def test_a_full_device_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv(one_fault.FLAG, str(tmp_path / "flag"))
+def test_a_full_device_ends_the_run(tmp_path: Path):
     with pytest.raises(StageError, match=r"stage 1.*memory"):
-        summary({"model": {"name": "gpu.one_fault:build_full", "classifier": "linear"}}, tmp_path / "run")
+        summary(LINEAR, tmp_path / "run", model=partial(one_fault.build, fail=one_fault.fill))
 
 
 def test_more_gpus_than_there_are(tmp_path: Path):
