@@ -82,7 +82,7 @@ def resume(arguments: Sequence[str]) -> None:
 
 def _train(config: Config) -> None:
     _show_token(config.address)
-    from distblock.report.tables import edges_table, size, stages_table
+    from distblock.report.tables import edges_table, hops_table, size, stages_table
     from distblock.trainer import BlockTrainer
 
     result = BlockTrainer(config).fit()
@@ -91,6 +91,8 @@ def _train(config: Config) -> None:
     console.print(stages_table(summary))
     if summary["num_stages"] > 1:
         console.print(edges_table(summary))
+        if any(edge["sizes"] for edge in summary["edges"]):
+            console.print(hops_table(summary))
     if summary["inputs"] is not None:
         what = {"cache": "caches of outputs", "frozen": "frozen copies of weights"}[summary["inputs"]]
         console.print(f"{what}: at most {size(summary['set_aside_peak_bytes'])} at once")

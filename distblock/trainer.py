@@ -135,6 +135,7 @@ class BlockTrainer:
                 inputs=prepared.inputs,
                 peak_bytes=outcome.peak_bytes,
                 lines=monitor.lines,
+                memcpy_bytes_per_s=monitor.memcpy_bytes_per_s,
             )
         manifest = {**about(prepared), **_figures(summary)}
         # A run with a summary has ended: nobody would go on with it.

@@ -29,13 +29,13 @@ from rich.console import Console
 from rich.table import Table
 
 from distblock.bench.hops import ray_perf
-from distblock.bench.hops.figures import INLINE_BYTES, OURS, PLAIN, ratios, size_figures, size_name, spread
+from distblock.bench.hops.figures import INLINE_BYTES, OURS, PLAIN, ratios, size_figures, spread
 from distblock.bench.hops.rounds import Round, measure, relays
 from distblock.bench.on_hosts import CHECKOUT, check_hosts, line_rate
 from distblock.bench.outcome import Outcome, Outputs, conclude, read_options
 from distblock.bench.pictures import Lines
 from distblock.errors import InputError, RunFailedError
-from distblock.report.tables import duration
+from distblock.report.tables import binary_size, duration
 
 UNITS = {"": 1, "k": 2**10, "m": 2**20}
 
@@ -182,7 +182,7 @@ def _table(options: Options, outcome: Outcome) -> Table:
     for each in outcome.figures["sizes"]:
         own = each["ways"][OURS]
         table.add_row(
-            size_name(each["bytes"]),
+            binary_size(each["bytes"]),
             str(own["hop_s"]["count"]),
             *(duration(own["hop_s"][key]) for key in ("min", "p50", "p99", "p999")),
             *(duration(own[f"{key}_s"]["p50"]) for key in ("encode", "put", "fetch", "decode")),
@@ -209,7 +209,7 @@ def _ways_table(outcome: Outcome) -> Table:
     for heading in (*headings, "distblock / memcpy, fresh", "torch tensor / distblock"):
         table.add_column(heading, justify="right")
     for each in outcome.figures["sizes"]:
-        name = size_name(each["bytes"])
+        name = binary_size(each["bytes"])
         seconds = [each[key]["p50"] for key in ("memcpy_fresh_s", "memcpy_again_s", "numpy_put_s")]
         seconds += [each["ways"][way]["put_and_fetch_s"]["p50"] for way in (OURS, PLAIN)]
         ours, fresh, plain = seconds[3], seconds[0], seconds[4]
@@ -232,5 +232,5 @@ def _streams_table(outcome: Outcome) -> Table:
         values = [(each["ways"][OURS]["hop_s"]["p50"], one)]
         values += [(each["streamed_s"][n]["p50"], streamed) for n in numbers if n in each["streamed_s"]]
         cells = [cell for value, empty in values for cell in (duration(value), f"{value / empty:.2f}")]
-        table.add_row(size_name(each["bytes"]), *cells)
+        table.add_row(binary_size(each["bytes"]), *cells)
     return table

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from distblock.messages import Departure, Failure, Item, Part, StageReport, WorkerReport
-from distblock.metrics.hops import EdgeSums, HopSums
+from distblock.metrics.hops import EdgeSums, HopSums, SizeClass
 from distblock.metrics.staleness import Staleness, StalenessSums
 
 
@@ -254,6 +254,10 @@ class Account:
     def edges(self) -> list[EdgeSums]:
         """A copy of the sums of each edge, the edge from the data first."""
         return self._hops.copy()
+
+    def sizes(self, edge: int) -> list[SizeClass]:
+        """The hops of an edge by size, the smallest first."""
+        return self._hops.sizes(edge)
 
     def _row(self, stage: int, epoch: int) -> StageRow:
         train, validation, test = (self.stage_pass(stage, epoch, part) for part in ("train", "validation", "test"))

@@ -17,18 +17,21 @@ class Metric:
 
     Attributes:
         name: as Prometheus sees it.
-        kind: a counter only grows; a gauge is the last value.
+        kind: a counter only grows; a gauge is the last value; a histogram counts by `BOUNDS_S`.
         unit: ``bytes``, ``seconds`` or ``ratio``; empty for a count or a number without a unit.
         labels: names of its labels, in the order of their values.
         help: one line for people.
     """
 
     name: str
-    kind: Literal["counter", "gauge"]
+    kind: Literal["counter", "gauge", "histogram"]
     unit: Literal["bytes", "seconds", "ratio", ""] = ""
     labels: tuple[str, ...]
     help: str
 
+
+BOUNDS_S = tuple(1e-4 * 2**step for step in range(18))
+"""Of histograms' buckets: 0.1 ms to 13 s."""
 
 _STAGE = ("run", "stage")
 _PART = ("run", "stage", "part")
@@ -121,6 +124,13 @@ HOP_SECONDS = Metric(
     unit="seconds",
     labels=("run", "edge", "phase"),
     help="Seconds of hops; phase: encode, put, fetch or decode.",
+)
+HOP_DURATION = Metric(
+    name="distblock_hop_duration_seconds",
+    kind="histogram",
+    unit="seconds",
+    labels=_EDGE,
+    help="Seconds of each hop's own work: encode, put, fetch and decode; hops within one process left out.",
 )
 EXPOSED = Metric(
     name="distblock_exposed_seconds_total",

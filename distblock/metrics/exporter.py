@@ -11,19 +11,21 @@ every counter whose labels are known begins at 0, and what never happens can be 
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from distblock.errors import InputError
 from distblock.messages import Departure, Failure, FailureKind, Item, Line, Part, StageReport, WorkerReport
 from distblock.metrics import catalogue
 from distblock.metrics.accounting import PassSums
-from distblock.metrics.catalogue import CATALOGUE, Metric
-from distblock.metrics.hops import HopMatcher, HopPath, edge_name
+from distblock.metrics.catalogue import BOUNDS_S, CATALOGUE, Metric
+from distblock.metrics.hops import Hop, HopMatcher, edge_name
 from distblock.metrics.staleness import Staleness
 
 
@@ -81,7 +83,7 @@ class Exporter:
                 self._values.add(catalogue.HOP_SECONDS, (name, "fetch"), arrival.fetch_s)
                 self._values.add(catalogue.HOP_SECONDS, (name, "decode"), arrival.decode_s)
                 self._values.add(catalogue.EXPOSED, (name,), arrival.exposed_s)
-                self._count_hop(name, self._matcher.arrive(arrival.edge, node=report.node))
+                self._count_hop(name, self._matcher.arrive(arrival, node=report.node))
             self._staleness.record(report)
             for stage in report.stages:
                 if stage.stage > 0:
@@ -163,20 +165,33 @@ class Exporter:
         values.add(catalogue.WIRE, (name,), departure.wire_bytes)
         values.add(catalogue.HOP_SECONDS, (name, "encode"), departure.encode_s)
         values.add(catalogue.HOP_SECONDS, (name, "put"), departure.put_s)
-        self._count_hop(name, self._matcher.depart(departure.edge, wire_bytes=departure.wire_bytes, node=node))
+        self._count_hop(name, self._matcher.depart(departure, node=node))
 
-    def _count_hop(self, name: str, path: HopPath | None) -> None:
-        if path is not None:
-            self._values.add(catalogue.HOPS, (name, path), 1)
+    def _count_hop(self, name: str, hop: Hop | None) -> None:
+        if hop is None:
+            return
+        self._values.add(catalogue.HOPS, (name, hop.path), 1)
+        if hop.path != "in_process":
+            self._values.observe(catalogue.HOP_DURATION, (name,), hop.seconds)
+
+
+MetricFamily = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 
 
 class _Values(Collector):
-    """Numbers by metric and label values (without the run's); the caller of `add`, `set` and `clear` holds the lock."""
+    """Numbers by metric and label values (without the run's); whoever changes any holds the lock."""
 
     def __init__(self, run: str) -> None:
         self.lock = threading.Lock()
         self._run = run
-        self._values: dict[Metric, dict[tuple[str, ...], float]] = {metric: {} for metric in CATALOGUE}
+        histograms = [metric for metric in CATALOGUE if metric.kind == "histogram"]
+        self._values: dict[Metric, dict[tuple[str, ...], float]] = {
+            metric: {} for metric in CATALOGUE if metric not in histograms
+        }
+        # By bucket, and the sum.
+        self._counts: dict[Metric, dict[tuple[str, ...], tuple[list[int], list[float]]]] = {
+            metric: {} for metric in histograms
+        }
 
     def add(self, metric: Metric, labels: tuple[str, ...], value: float) -> None:
         values = self._values[metric]
@@ -188,10 +203,25 @@ class _Values(Collector):
     def clear(self, metric: Metric) -> None:
         self._values[metric].clear()
 
-    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+    def observe(self, metric: Metric, labels: tuple[str, ...], seconds: float) -> None:
+        counts, sums = self._counts[metric].setdefault(labels, ([0] * (len(BOUNDS_S) + 1), [0.0]))
+        counts[bisect_left(BOUNDS_S, seconds)] += 1
+        sums[0] += seconds
+
+    def collect(self) -> Iterator[MetricFamily]:
         """Called by the server's thread at each scrape."""
         with self.lock:
             copy = {metric: dict(values) for metric, values in self._values.items()}
+            histograms = {
+                metric: {labels: (list(accumulate(counts)), sums[0]) for labels, (counts, sums) in series.items()}
+                for metric, series in self._counts.items()
+            }
+        for metric, told in histograms.items():
+            family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels, unit=metric.unit)
+            for labels, (counts, total) in told.items():
+                buckets = list(zip([*map(str, BOUNDS_S), "+Inf"], counts, strict=True))
+                family.add_metric([self._run, *labels], buckets, total)
+            yield family
         for metric, values in copy.items():
             family_type = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
             family = family_type(metric.name, metric.help, labels=metric.labels, unit=metric.unit)

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from typing import Any, Literal
 
-from distblock.messages import Departure, WorkerReport
+from distblock.messages import Arrival, Departure, WorkerReport
+from distblock.metrics.histogram import Histogram
+
+_Departed = tuple[int, str, float]
+"""Wire bytes, node, seconds of encode and put."""
+
+_Arrived = tuple[str, float]
+"""Node, seconds of fetch and decode."""
 
 HopPath = Literal["in_process", "same_node", "cross_node"]
 """What a hop crosses: nothing, the object store of one node, or the network."""
@@ -69,51 +76,85 @@ class EdgeSums:
             self.cross_node_hops += 1
 
 
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One that is over.
+
+    Attributes:
+        path: what it crossed.
+        wire_bytes: that did.
+        seconds: of its own work at both ends: encode and put, fetch and decode. What it waited for in between is not in
+            it, so that no two hosts' clocks are compared.
+    """
+
+    path: HopPath
+    wire_bytes: int
+    seconds: float
+
+
+@dataclass(kw_only=True, slots=True)
+class SizeClass:
+    """Hops of an edge whose wire bytes are between two powers of two, those within a process left out.
+
+    Attributes:
+        upto_bytes: the greater of these powers.
+        wire_bytes: of all of them.
+        seconds: of each, as in `Hop`.
+    """
+
+    upto_bytes: int
+    wire_bytes: int = 0
+    seconds: Histogram = field(default_factory=Histogram)
+
+    def add(self, hop: Hop) -> None:
+        """Count one."""
+        self.wire_bytes += hop.wire_bytes
+        self.seconds.add(hop.seconds)
+
+
 class HopMatcher:
     """Joins the two sides of hops: the n-th departure and the n-th arrival told of an edge make one.
 
     Data workers may tell out of order, so a pair is not always the two sides of the same microbatch; but an edge has
-    one receiver, so what is counted comes out the same.
+    one receiver, so what is counted comes out the same, and so do sums of seconds.
     """
 
     def __init__(self) -> None:
-        self._departed: dict[int, deque[tuple[int, str]]] = defaultdict(deque)
-        self._arrived: dict[int, deque[str]] = defaultdict(deque)
+        self._departed: dict[int, deque[_Departed]] = defaultdict(deque)
+        self._arrived: dict[int, deque[_Arrived]] = defaultdict(deque)
 
-    def depart(self, edge: int, *, wire_bytes: int, node: str) -> HopPath | None:
-        """The sender's side; the path, if that completes a hop."""
-        if self._arrived[edge]:
-            return _path(wire_bytes, node, self._arrived[edge].popleft())
-        self._departed[edge].append((wire_bytes, node))
+    def depart(self, departure: Departure, *, node: str) -> Hop | None:
+        """The sender's side; the hop, if that completes one."""
+        side = (departure.wire_bytes, node, departure.encode_s + departure.put_s)
+        if self._arrived[departure.edge]:
+            return _hop(side, self._arrived[departure.edge].popleft())
+        self._departed[departure.edge].append(side)
+        return None
+
+    def arrive(self, arrival: Arrival, *, node: str) -> Hop | None:
+        """The receiver's side; the hop, if that completes one."""
+        side = (node, arrival.fetch_s + arrival.decode_s)
+        if self._departed[arrival.edge]:
+            return _hop(self._departed[arrival.edge].popleft(), side)
+        self._arrived[arrival.edge].append(side)
         return None
 
     def to_json(self) -> dict[str, Any]:
         """What waits for its other side: runs of equal ones."""
-        departed = [
-            [edge, *each, len(list(run))] for edge, sides in self._departed.items() for each, run in groupby(sides)
-        ]
-        arrived = [
-            [edge, node, len(list(run))] for edge, sides in self._arrived.items() for node, run in groupby(sides)
-        ]
-        return {"departed": departed, "arrived": arrived}
+        return {
+            name: [[edge, *each, len(list(run))] for edge, sides in waiting.items() for each, run in groupby(sides)]
+            for name, waiting in (("departed", self._departed), ("arrived", self._arrived))
+        }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> HopMatcher:
         """Back from there."""
         matcher = cls()
-        for edge, wire_bytes, node, count in content["departed"]:
-            matcher._departed[edge].extend([(wire_bytes, node)] * count)
-        for edge, node, count in content["arrived"]:
-            matcher._arrived[edge].extend([node] * count)
+        for edge, wire_bytes, node, seconds, count in content["departed"]:
+            matcher._departed[edge].extend([(wire_bytes, node, seconds)] * count)
+        for edge, node, seconds, count in content["arrived"]:
+            matcher._arrived[edge].extend([(node, seconds)] * count)
         return matcher
-
-    def arrive(self, edge: int, *, node: str) -> HopPath | None:
-        """The receiver's side; the path, if that completes a hop."""
-        if self._departed[edge]:
-            wire_bytes, sender = self._departed[edge].popleft()
-            return _path(wire_bytes, sender, node)
-        self._arrived[edge].append(node)
-        return None
 
 
 class HopSums:
@@ -125,6 +166,7 @@ class HopSums:
 
     def __init__(self, num_edges: int) -> None:
         self._edges = [EdgeSums(name=edge_name(edge)) for edge in range(num_edges)]
+        self._sizes: list[dict[int, SizeClass]] = [{} for _ in range(num_edges)]
         self._matcher = HopMatcher()
 
     def record(self, report: WorkerReport) -> None:
@@ -136,8 +178,7 @@ class HopSums:
             sums.fetch_s += arrival.fetch_s
             sums.decode_s += arrival.decode_s
             sums.exposed_s += arrival.exposed_s
-            if path := self._matcher.arrive(arrival.edge, node=report.node):
-                sums.count(path)
+            self._count(arrival.edge, self._matcher.arrive(arrival, node=report.node))
 
     def record_departure(self, departure: Departure, node: str) -> None:
         """Count the sender's side of a hop."""
@@ -146,8 +187,7 @@ class HopSums:
         sums.wire_bytes += departure.wire_bytes
         sums.encode_s += departure.encode_s
         sums.put_s += departure.put_s
-        if path := self._matcher.depart(departure.edge, wire_bytes=departure.wire_bytes, node=node):
-            sums.count(path)
+        self._count(departure.edge, self._matcher.depart(departure, node=node))
 
     def record_backpressure(self, edge: int, seconds: float) -> None:
         """Count seconds in which the sender of an edge stood idle for want of a credit."""
@@ -155,13 +195,24 @@ class HopSums:
 
     def to_json(self) -> dict[str, Any]:
         """All sums, as numbers and lists."""
-        return {"edges": [asdict(sums) for sums in self._edges], "matcher": self._matcher.to_json()}
+        return {
+            "edges": [asdict(sums) for sums in self._edges],
+            "sizes": [
+                [[each.upto_bytes, each.wire_bytes, each.seconds.to_json()] for each in sizes.values()]
+                for sizes in self._sizes
+            ],
+            "matcher": self._matcher.to_json(),
+        }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> HopSums:
         """Back from there."""
         sums = cls(len(content["edges"]))
         sums._edges = [EdgeSums(**edge) for edge in content["edges"]]
+        for sizes, told in zip(sums._sizes, content["sizes"], strict=True):
+            for upto_bytes, wire_bytes, seconds in told:
+                found = Histogram.from_json(seconds)
+                sizes[upto_bytes] = SizeClass(upto_bytes=upto_bytes, wire_bytes=wire_bytes, seconds=found)
         sums._matcher = HopMatcher.from_json(content["matcher"])
         return sums
 
@@ -169,8 +220,22 @@ class HopSums:
         """A copy of the sums of each edge, the edge from the data first."""
         return [replace(sums) for sums in self._edges]
 
+    def sizes(self, edge: int) -> list[SizeClass]:
+        """The hops of an edge by size, the smallest first."""
+        return [each for _, each in sorted(self._sizes[edge].items())]
 
-def _path(wire_bytes: int, sender: str, receiver: str) -> HopPath:
-    if wire_bytes == 0:
-        return "in_process"
-    return "same_node" if sender == receiver else "cross_node"
+    def _count(self, edge: int, hop: Hop | None) -> None:
+        if hop is None:
+            return
+        self._edges[edge].count(hop.path)
+        if hop.path != "in_process":
+            upto_bytes = 1 << (hop.wire_bytes - 1).bit_length()
+            self._sizes[edge].setdefault(upto_bytes, SizeClass(upto_bytes=upto_bytes)).add(hop)
+
+
+def _hop(departed: _Departed, arrived: _Arrived) -> Hop:
+    (wire_bytes, sender, sent_s), (receiver, fetched_s) = departed, arrived
+    path: HopPath = "in_process"
+    if wire_bytes:
+        path = "same_node" if sender == receiver else "cross_node"
+    return Hop(path, wire_bytes, sent_s + fetched_s)

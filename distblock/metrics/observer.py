@@ -47,6 +47,10 @@ class Observer(Recorder, Protocol):
         """What edges between two hosts lie on, of the workers that are about to start; those not named are no such."""
         ...
 
+    def set_memcpy(self, bytes_per_s: float | None) -> None:
+        """What copying in memory makes on the slowest host of the workers; None: not measured."""
+        ...
+
     def record_failure(self, failure: Failure) -> None:
         """A failure has been survived."""
         ...
@@ -77,6 +81,9 @@ class Silent:
         """Nothing is kept."""
 
     def set_lines(self, lines: Sequence[Line]) -> None:
+        """Nothing is kept."""
+
+    def set_memcpy(self, bytes_per_s: float | None) -> None:
         """Nothing is kept."""
 
     def record_failure(self, failure: Failure) -> None:

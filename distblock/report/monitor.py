@@ -84,6 +84,7 @@ class Monitor:
         self._before_s = 0.0
         self.wall_s = 0.0
         self.lines: tuple[Line, ...] = ()
+        self.memcpy_bytes_per_s: float | None = None
         self._interval_s = config.metrics.interval_s
         self._hops = HopsLog(interval_s=self._interval_s)
         self._timeline = Timeline()
@@ -234,6 +235,10 @@ class Monitor:
         self.lines = tuple(lines)
         if self._exporter is not None:
             self._exporter.set_lines(lines)
+
+    def set_memcpy(self, bytes_per_s: float | None) -> None:
+        """What copying in memory makes on the slowest host of the workers."""
+        self.memcpy_bytes_per_s = bytes_per_s
 
     def record_failure(self, failure: Failure) -> None:
         """A failure has been survived."""

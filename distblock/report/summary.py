@@ -13,8 +13,7 @@ from distblock.learning.blueprint import Blueprint
 from distblock.learning.stage import arrays_sha256
 from distblock.messages import Inputs, Line
 from distblock.metrics.accounting import Account, StageRow
-from distblock.metrics.hops import EdgeSums
-from distblock.metrics.staleness import StalenessSums
+from distblock.report.edges import edge_figures
 
 
 def summarize(
@@ -27,6 +26,7 @@ def summarize(
     inputs: Inputs | None = None,
     peak_bytes: int = 0,
     lines: Sequence[Line] = (),
+    memcpy_bytes_per_s: float | None = None,
 ) -> dict[str, Any]:
     """Put a finished run together.
 
@@ -42,21 +42,14 @@ def summarize(
         inputs: what stages trained on, where they train one by one.
         peak_bytes: most bytes of caches or frozen copies at once.
         lines: what the edges between two hosts lay on in the end.
+        memcpy_bytes_per_s: what copying in memory makes on the slowest host.
     """
     last_rows = _last_rows(account.rows())
     stages = [_stage(blueprint, account, row, state[stage]) for stage, row in sorted(last_rows.items())]
     best = max(stages, key=lambda stage: (stage["val_accuracy"], -stage["index"]))
-    line_of = {line.edge: line for line in lines}
-    data_edge, *edges = [
-        {
-            **_edge(sums),
-            **_age(account.staleness(edge), drops=account.drops(edge)),
-            **_line(line_of.get(edge), sums, wall_s=wall_s),
-        }
-        for edge, sums in enumerate(account.edges())
-    ]
-    if inputs == "cache":
-        edges = [{**edge, "transport": "cache file"} for edge in edges]
+    data_edge, *edges = edge_figures(
+        account, lines, wall_s=wall_s, inputs=inputs, memcpy_bytes_per_s=memcpy_bytes_per_s
+    )
     return {
         "regime": config.regime.name,
         "executor": config.executor,
@@ -70,6 +63,7 @@ def summarize(
         "laps": config.regime.laps,
         "inputs": inputs,
         "set_aside_peak_bytes": peak_bytes,
+        "memcpy_bytes_per_s": memcpy_bytes_per_s,
         "best_stage": best["index"],
         "droppable_stages": list(range(best["index"] + 1, len(stages))),
         "test_accuracy": best["test_accuracy"],
@@ -105,48 +99,3 @@ def _stage(blueprint: Blueprint, account: Account, row: StageRow, state: Mapping
         "peak_memory_bytes": totals.peak_memory_bytes,
         "weights_sha256": arrays_sha256(state),
     }
-
-
-def _edge(sums: EdgeSums) -> dict[str, Any]:
-    return {
-        "name": sums.name,
-        "transport": "in process" if sums.in_process else "object store",
-        "hops": sums.hops,
-        "same_node_hops": sums.same_node_hops,
-        "cross_node_hops": sums.cross_node_hops,
-        "payload_bytes": sums.payload_bytes,
-        "wire_bytes": sums.wire_bytes,
-        "encode_s": sums.encode_s,
-        "put_s": sums.put_s,
-        "fetch_s": sums.fetch_s,
-        "decode_s": sums.decode_s,
-        "exposed_s": sums.exposed_s,
-        "overlapped_s": sums.overlapped_s,
-        "backpressure_s": sums.backpressure_s,
-    }
-
-
-def _age(staleness: StalenessSums, *, drops: int) -> dict[str, Any]:
-    return {"staleness_mean": staleness.mean, "staleness_max": staleness.largest, "drops": drops}
-
-
-def _line(line: Line | None, sums: EdgeSums, *, wall_s: float) -> dict[str, Any]:
-    """What the edge lay on, and which share of it its traffic took; None where both ends were on one host."""
-    return {
-        "sender_node": line and line.sender,
-        "receiver_node": line and line.receiver,
-        "sender_interface": line and line.sender_interface,
-        "receiver_interface": line and line.receiver_interface,
-        "sender_speed_bytes_per_s": line and line.sender_speed_bytes_per_s,
-        "receiver_speed_bytes_per_s": line and line.receiver_speed_bytes_per_s,
-        "line_rate_bytes_per_s": line and line.rate_bytes_per_s,
-        "line_share": line and line_share(line, sums, wall_s=wall_s),
-    }
-
-
-def line_share(line: Line, sums: EdgeSums, *, wall_s: float) -> float | None:
-    """What crossed the network on an edge, over what its line could have carried meanwhile; None: that is not known."""
-    if line.rate_bytes_per_s is None or not sums.hops:
-        return None
-    crossed_bytes = sums.wire_bytes * sums.cross_node_hops / sums.hops
-    return crossed_bytes / (wall_s * line.rate_bytes_per_s)

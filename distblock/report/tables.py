@@ -85,6 +85,32 @@ def edges_table(summary: Mapping[str, Any]) -> Table:
     return table
 
 
+def hops_table(summary: Mapping[str, Any]) -> Table:
+    """What hops took by edge and size class; edges within one worker have none."""
+    table = _table(
+        "Hops by size",
+        left=("edge",),
+        right=("up to", "hops", "bytes", "min", "p50", "p99", "p99.9", "bandwidth", "of memcpy", "stragglers"),
+    )
+    for edge in [summary["data_edge"], *summary["edges"]]:
+        for each in edge["sizes"]:
+            table.add_row(
+                edge["name"],
+                binary_size(each["upto_bytes"]),
+                count(each["hops"]),
+                size(each["wire_bytes"]),
+                *(duration(each[key]) for key in ("min_s", "p50_s", "p99_s", "p999_s")),
+                f"{size(each['bandwidth_bytes_per_s'])}/s",
+                percent(each["memcpy_share"]),
+                percent(each["straggler_share"]),
+            )
+    table.caption = (
+        "a hop's own work at both ends: encode, put, fetch, decode; bandwidth: bytes over that; quantiles\n"
+        "within 1 %; stragglers: share of these seconds beyond the median hop's"
+    )
+    return table
+
+
 def evaluation_table(passes: Sequence[PassSums], *, part: str, best_stage: int) -> Table:
     """Every stage measured again on a part of the data; the stage that the run chose is marked with a star."""
     table = _table(f"Stages on the {part} part", left=("stage",), right=("loss", "accuracy", "transport\ncost"))
@@ -117,6 +143,14 @@ def count(value: float) -> str:
 def size(num_bytes: float) -> str:
     """``1234567`` as ``1.23 MB``; powers of 1000."""
     return _scaled(num_bytes, (" B", " kB", " MB", " GB", " TB"))
+
+
+def binary_size(num_bytes: int) -> str:
+    """``65536`` as ``64 KiB``: for powers of two."""
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if num_bytes >= factor:
+            return f"{num_bytes / factor:g} {unit}"
+    return f"{num_bytes} B"
 
 
 def duration(seconds: float) -> str:

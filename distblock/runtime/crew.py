@@ -120,6 +120,15 @@ class Crew:
         for meeting in self._meetings:
             self._ready(self.workers[0], meeting)
 
+    @property
+    def memcpy_bytes_per_s(self) -> float | None:
+        """Of the slowest host with workers; of a host, the best that a worker found while others started beside it."""
+        best: dict[str, float] = {}
+        for where in (where for seat in self.workers for where in seat.where):
+            if where.memcpy_bytes_per_s is not None:
+                best[where.node] = max(best.get(where.node, 0.0), where.memcpy_bytes_per_s)
+        return min(best.values(), default=None)
+
     def missing(self, cells: Sequence[Cell]) -> list[Cell]:
         """Of cells that have left outputs, those whose files are not all with the workers that stored them."""
         return [cell for cell in cells if self._job.hosts[0].inputs == "cache" and not self._has(cell)]

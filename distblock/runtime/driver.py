@@ -104,6 +104,7 @@ def execute(
         group = stack.enter_context(placed(needed, strategy=config.resources.strategy, note=note))
         observer.set_lines(preflight(job, group, note=note))
         people = stack.enter_context(crew(job, group))
+        observer.set_memcpy(people.memcpy_bytes_per_s)
         course.miss(people.missing(course.unread))
         return carry_out(job, people, course, observer, note=note, saver=saver, failures=failures)
 

@@ -67,9 +67,11 @@ class Ready:
         node_id: Ray's name of the node, which is new where a node starts again at the same address.
         folder: the path of its caches there.
         whole: names of the cache files that it has found whole.
+        memcpy_bytes_per_s: of that host; None: not measured.
     """
 
     node: str
     node_id: str
     folder: str | None = None
     whole: frozenset[str] = frozenset()
+    memcpy_bytes_per_s: float | None = None

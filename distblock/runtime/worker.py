@@ -24,6 +24,7 @@ from ray import ObjectRef
 from ray.exceptions import ObjectLostError, RayActorError
 
 from distblock.codecs.cast import encode
+from distblock.codecs.memcpy import memcpy_bytes_per_s
 from distblock.codecs.payload import Payload
 from distblock.codecs.staging import Staging
 from distblock.errors import DeviceLostError, InputLostError, StageError
@@ -123,7 +124,13 @@ class StageWorker:
         self._idle_since_s = self._clock()
         folder = None if self._cache is None else str(self._cache.folder)
         whole = frozenset() if self._cache is None else frozenset(self._cache.sha256)
-        return Ready(node=self._node, node_id=ray.get_runtime_context().get_node_id(), folder=folder, whole=whole)
+        return Ready(
+            node=self._node,
+            node_id=ray.get_runtime_context().get_node_id(),
+            folder=folder,
+            whole=whole,
+            memcpy_bytes_per_s=memcpy_bytes_per_s(),
+        )
 
     def read_cache(self, name: str, start: int, stop: int) -> np.ndarray:
         """Bytes of a cache file, for a reader on another node; empty past its end."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -144,3 +146,34 @@ def test_a_hop_knows_what_it_crossed(run):
     paths = [(sums.in_process_hops, sums.same_node_hops, sums.cross_node_hops) for sums in account_of(run).edges()]
     hops = len(run.items)
     assert paths == [(0, hops, 0), (hops, 0, 0), (0, 0, hops)]
+
+
+def test_sizes_of_an_edge_add_up_to_its_sums(run):
+    """Both sides tell in the order of microbatches, so that the n-th departure and arrival are one hop's."""
+    account = account_of(run)
+    sent = run.departures
+    came = [arrival for report in run.reports for arrival in report.arrivals if arrival.edge == 0]
+    seconds = [one.encode_s + one.put_s + other.fetch_s + other.decode_s for one, other in zip(sent, came, strict=True)]
+    sizes = account.sizes(0)
+    assert sum(size.seconds.count for size in sizes) == account.edges()[0].hops == len(seconds)
+    assert sum(size.seconds.sum_s for size in sizes) == pytest.approx(math.fsum(seconds), rel=1e-12)
+    assert min(size.seconds.min_s for size in sizes) == min(seconds)
+    assert max(size.seconds.max_s for size in sizes) == max(seconds)
+    for size in sizes:
+        within = [each.wire_bytes for each in sent if size.upto_bytes // 2 < each.wire_bytes <= size.upto_bytes]
+        assert (size.seconds.count, size.wire_bytes) == (len(within), sum(within))
+    assert account.sizes(1) == []  # within a process
+
+
+def test_a_size_class_ends_with_a_power_of_two(run):
+    account = Account(num_stages=3)
+    for wire_bytes in (4095, 4096, 4097, 8192):
+        account.record_departure(replace(run.departures[0], wire_bytes=wire_bytes), "10.0.0.1")
+        account.record(run.reports[0])
+    assert [(size.upto_bytes, size.wire_bytes) for size in account.sizes(0)] == [(4096, 8191), (8192, 12289)]
+
+
+def test_sizes_come_back_from_json(run):
+    account = account_of(run)
+    again = Account.from_json(json.loads(json.dumps(account.to_json())))
+    assert [again.sizes(edge) for edge in range(3)] == [account.sizes(edge) for edge in range(3)]

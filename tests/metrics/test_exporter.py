@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import urllib.request
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from prometheus_client import Metric as Family
@@ -16,6 +16,9 @@ from distblock.messages import Failure, FailureKind, Line, StageReport
 from distblock.metrics.accounting import Account
 from distblock.metrics.catalogue import CATALOGUE
 from distblock.metrics.exporter import Exporter
+
+EDGES = ["data->0", "0->1", "1->2"]
+PARTS = ("_bucket", "_count", "_sum")
 
 FAILURE = Failure(kind="worker_died", who="worker 1", place="epoch 1", cause="killed", replayed=2, held_up_s=3.0)
 
@@ -83,8 +86,8 @@ def test_all_of_the_catalogue_and_nothing_else_is_served(exporter, scraped):
         assert family.documentation == metric.help
         assert family.samples
         for sample in family.samples:
-            assert sample.name == metric.name
-            assert tuple(sorted(sample.labels)) == tuple(sorted(metric.labels))
+            assert sample.name.removeprefix(metric.name) in (PARTS if metric.kind == "histogram" else ("",))
+            assert tuple(sorted(set(sample.labels) - {"le"})) == tuple(sorted(metric.labels))
 
 
 def test_the_lines_are_those_of_the_last_attempt(exporter, scraped):
@@ -127,7 +130,21 @@ def test_gauges_show_the_last_pass(run, scraped, account):
     assert value(scraped["distblock_peak_memory_bytes"], stage="2") == last.peak_memory_bytes
 
 
-def test_edges_have_the_sums_of_the_account(scraped, account):
+def durations(scraped, edge: str) -> list[Any]:
+    """Buckets by their bound, and the sum without one."""
+    samples = scraped["distblock_hop_duration_seconds"].samples
+    return [each for each in samples if each.labels["edge"] == edge and not each.name.endswith("_count")]
+
+
+def hop_seconds(run, edge: int) -> list[float]:
+    """Of each hop that is not within a process, straight from the reports."""
+    sent = run.departures if edge == 0 else [d for r in run.reports for d in r.departures if d.edge == edge]
+    came = [a for r in run.reports for a in r.arrivals if a.edge == edge]
+    pairs = [(one, other) for one, other in zip(sent, came, strict=True) if one.wire_bytes]
+    return [one.encode_s + one.put_s + other.fetch_s + other.decode_s for one, other in pairs]
+
+
+def test_edges_have_the_sums_of_the_account(run, scraped, account):
     for sums in account.edges():
         edge = sums.name
         assert value(scraped["distblock_payload_bytes_total"], edge=edge) == sums.payload_bytes
@@ -136,6 +153,13 @@ def test_edges_have_the_sums_of_the_account(scraped, account):
         for phase in ("encode", "put", "fetch", "decode"):
             seconds = value(scraped["distblock_hop_seconds_total"], edge=edge, phase=phase)
             assert seconds == pytest.approx(getattr(sums, f"{phase}_s"))
+        told = {sample.labels.get("le"): sample.value for sample in durations(scraped, edge)}
+        sizes = account.sizes(EDGES.index(edge))
+        assert told.get("+Inf", 0) == sum(size.seconds.count for size in sizes)
+        assert told.get(None, 0.0) == pytest.approx(sum(size.seconds.sum_s for size in sizes))
+        for bound in (le for le in told if le not in (None, "+Inf")):
+            within = sum(told_s <= float(bound) for told_s in hop_seconds(run, EDGES.index(edge)))
+            assert told[bound] == within
     hops = {(s.labels["edge"], s.labels["path"]): s.value for s in scraped["distblock_hops_total"].samples}
     count = account.edges()[0].hops
     assert hops == {("data->0", "same_node"): count, ("0->1", "in_process"): count, ("1->2", "cross_node"): count}

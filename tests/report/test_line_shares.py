@@ -6,7 +6,7 @@ import pytest
 
 from distblock.messages import Line
 from distblock.metrics.hops import EdgeSums
-from distblock.report.summary import line_share
+from distblock.report.edges import line_share
 
 LINE = Line(
     edge=1,

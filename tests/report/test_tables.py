@@ -9,7 +9,17 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from distblock.report.tables import count, decimal, duration, edges_table, number, percent, size, stages_table
+from distblock.report.tables import (
+    count,
+    decimal,
+    duration,
+    edges_table,
+    hops_table,
+    number,
+    percent,
+    size,
+    stages_table,
+)
 
 
 def rendered(table: Table, *, width: int = 100) -> list[str]:
@@ -50,6 +60,31 @@ def edge(name: str, **changes: Any) -> dict[str, Any]:
         "decode_s": 0.0123,
         "exposed_s": 101.3,
         "backpressure_s": 754.3,
+        "sizes": [size_class(65_536), size_class(2**30, hops=1, wire_bytes=1_073_741_824, **ONE)],
+        **changes,
+    }
+
+
+ONE = {
+    **dict.fromkeys(("min_s", "p50_s", "p99_s", "p999_s"), 0.034),
+    "bandwidth_bytes_per_s": 2.212e9,
+    "memcpy_share": None,
+    "straggler_share": 0.0,
+}
+
+
+def size_class(upto_bytes: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "upto_bytes": upto_bytes,
+        "hops": 8_436,
+        "wire_bytes": 553_000_000,
+        "min_s": 0.001,
+        "p50_s": 0.002,
+        "p99_s": 0.0091,
+        "p999_s": 0.02,
+        "bandwidth_bytes_per_s": 1.23e9,
+        "memcpy_share": 0.4566,
+        "straggler_share": 0.0321,
         **changes,
     }
 
@@ -94,6 +129,12 @@ def test_edges_and_their_cost():
     assert paths == ["same node", "in process", "cross node", "mixed 8,437"]
 
 
+def test_hops_by_size():
+    lines = [" ".join(line.split()) for line in rendered(hops_table(SUMMARY)) if "->" in line]
+    assert lines[0] == "data->0 64 KiB 8,436 553 MB 1.0 ms 2.0 ms 9.1 ms 20 ms 1.23 GB/s 45.7 % 3.2 %"
+    assert lines[1] == "data->0 1 GiB 1 1.07 GB 34 ms 34 ms 34 ms 34 ms 2.21 GB/s - 0.0 %"
+
+
 def test_within_a_process_there_is_no_bandwidth():
     within = next(line for line in rendered(edges_table(SUMMARY)) if line.startswith("0->1"))
     assert within.split()[-1] == "-"
@@ -126,7 +167,7 @@ WIDEST = {
 }
 
 
-@pytest.mark.parametrize("table", [stages_table, edges_table])
+@pytest.mark.parametrize("table", [stages_table, edges_table, hops_table])
 @pytest.mark.parametrize("summary", [SUMMARY, WIDEST])
 def test_tables_fit_100_columns_uncut(table, summary):
     narrow, wide = rendered(table(summary)), rendered(table(summary), width=300)

@@ -11,6 +11,7 @@ import numpy as np
 
 from distblock.bench.hops.relay import Hop, Way
 from distblock.bench.hops.rounds import Round, SizeRound
+from distblock.report.tables import binary_size
 
 OURS: Way = "distblock"
 PLAIN: Way = "torch tensor"
@@ -34,14 +35,6 @@ def spread(seconds: Sequence[float]) -> Spread:
     """Percentiles; the highest are the largest where there are too few."""
     p50, p99, p999 = (float(np.percentile(seconds, q, method="higher")) for q in (50, 99, 99.9))
     return Spread(count=len(seconds), min=min(seconds), p50=p50, p99=p99, p999=p999)
-
-
-def size_name(num_bytes: int) -> str:
-    """``65536`` as ``64 KiB``."""
-    for unit, factor in (("MiB", 2**20), ("KiB", 2**10)):
-        if num_bytes >= factor:
-            return f"{num_bytes / factor:g} {unit}"
-    return f"{num_bytes} B"
 
 
 def put_and_fetch_s(hops: Sequence[Hop]) -> list[float]:
@@ -89,7 +82,7 @@ def ratios(rounds: Sequence[Round], *, line_rate: float | None, where: str) -> d
     for each in rounds:
         for size, own in each.sizes.items():
             for name, value in _ratios(each, own, size, line_rate).items():
-                found.setdefault(f"{name}, {size_name(size)}{where}", []).append(value)
+                found.setdefault(f"{name}, {binary_size(size)}{where}", []).append(value)
     return found
 
 
