@@ -33,6 +33,7 @@ HELP = """usage: distblock VERB [...]
   resume     go on with a run that was cut short, from its newest checkpoint
   evaluate   measure a run's stages again
   export     write a run's weights as one file
+  why        what holds a run back, by how many seconds, and what would change
   compare    several settings under equal budgets, over seeds: what a point of accuracy costs
   tune       search settings on the validation part, with early stopping
   verify     check a network and its settings on a few microbatches, before hours are spent
@@ -137,6 +138,18 @@ def export(run: Positional[str], to: str, stage: int | None = None, classifier: 
     _console().print(f"{to}: {num_tensors} tensors, stages 0 to {last}")
 
 
+def why(run: Positional[str], json: bool = False) -> None:
+    """Say what holds a run back: the run told again from what was measured, with one part of it made quick.
+
+    Args:
+        run: the run's directory.
+        json: as JSON.
+    """
+    from distblock.reasons import why as reasons
+
+    print(reasons(_directory(run), as_json=json))
+
+
 def bench(arguments: Sequence[str]) -> None:
     """``distblock bench pipeline [...]``."""
     from distblock.bench import main as bench_main
@@ -226,7 +239,7 @@ def _run(words: list[str]) -> int:
 
 def _dispatch(verb: str, arguments: list[str]) -> int | None:
     """The verb's exit status, where it has one beside 0."""
-    typed = {"evaluate": evaluate, "export": export}
+    typed = {"evaluate": evaluate, "export": export, "why": why}
     plain: dict[str, Callable[[Sequence[str]], int | None]] = {
         **{"train": train, "resume": resume, "compare": compare, "tune": tune, "verify": verify, "bench": bench},
         **{"submit": submit, "jobs": jobs, "stop": stop},

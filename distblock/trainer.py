@@ -136,6 +136,8 @@ class BlockTrainer:
                 peak_bytes=outcome.peak_bytes,
                 lines=monitor.lines,
                 memcpy_bytes_per_s=monitor.memcpy_bytes_per_s,
+                driver_busy_s=monitor.driver_busy_s,
+                driver_calls=monitor.driver_calls,
             )
         manifest = {**about(prepared), **_figures(summary)}
         # A run with a summary has ended: nobody would go on with it.

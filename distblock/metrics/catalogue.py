@@ -2,7 +2,7 @@
 
 The exporter builds what it serves from this list, and dashboards name these metrics: a metric that is not here does
 not exist. A name carries its unit; a sum only grows and ends in ``_total``. The labels are the run, the stage or the
-edge, and one more where the thing counted has kinds.
+edge, if it belongs to one, and one more where the thing counted has kinds.
 """
 
 from __future__ import annotations
@@ -185,6 +185,13 @@ LINE_RATE = Metric(
     unit="bytes",
     labels=_EDGE,
     help="Bytes a second that one TCP connection carried on an edge between two hosts, before the run began.",
+)
+DRIVER = Metric(
+    name="distblock_driver_busy_seconds_total",
+    kind="counter",
+    unit="seconds",
+    labels=("run",),
+    help="Seconds in which the driver did not wait for the end of a call.",
 )
 FAILURES = Metric(
     name="distblock_failures_total",

@@ -104,6 +104,11 @@ class Exporter:
         with self._values.lock:
             self._values.add(catalogue.DROPS, (edge_name(edge),), 1)
 
+    def record_driver(self, busy_s: float) -> None:
+        """The driver has worked for so long."""
+        with self._values.lock:
+            self._values.add(catalogue.DRIVER, (), busy_s)
+
     def record_failure(self, failure: Failure) -> None:
         """A failure has been survived."""
         with self._values.lock:
@@ -249,5 +254,6 @@ def _begin_at_zero(values: _Values, num_stages: int) -> None:
     for edge in range(1, num_stages):
         values.set(catalogue.USES, (edge_name(edge),), 0)
         values.set(catalogue.STALENESS, (edge_name(edge),), 0)
+    values.set(catalogue.DRIVER, (), 0)
     for kind in get_args(FailureKind):
         values.set(catalogue.FAILURES, (kind,), 0)

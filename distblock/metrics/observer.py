@@ -39,6 +39,10 @@ class Observer(Recorder, Protocol):
         """A microbatch was dropped, since its receiver was too slow."""
         ...
 
+    def record_driver(self, busy_s: float) -> None:
+        """The driver has worked for so long, since the end of the last call, and waits for that of another."""
+        ...
+
     def set_in_flight(self, edge: int, count: int, num_bytes: int) -> None:
         """What is in flight on an edge now."""
         ...
@@ -75,6 +79,9 @@ class Silent:
         """Nothing is kept."""
 
     def record_drop(self, edge: int) -> None:
+        """Nothing is kept."""
+
+    def record_driver(self, busy_s: float) -> None:
         """Nothing is kept."""
 
     def set_in_flight(self, edge: int, count: int, num_bytes: int) -> None:

@@ -85,6 +85,7 @@ class Monitor:
         self.wall_s = 0.0
         self.lines: tuple[Line, ...] = ()
         self.memcpy_bytes_per_s: float | None = None
+        self.driver_calls, self.driver_busy_s = 0, 0.0
         self._interval_s = config.metrics.interval_s
         self._hops = HopsLog(interval_s=self._interval_s)
         self._timeline = Timeline()
@@ -224,6 +225,13 @@ class Monitor:
             account.record_drop(edge)
         if self._exporter is not None:
             self._exporter.record_drop(edge)
+
+    def record_driver(self, busy_s: float) -> None:
+        """The driver has worked for so long, and waits for the end of a call."""
+        self.driver_calls += 1
+        self.driver_busy_s += busy_s
+        if self._exporter is not None:
+            self._exporter.record_driver(busy_s)
 
     def set_in_flight(self, edge: int, count: int, num_bytes: int) -> None:
         """What is in flight on an edge now."""

@@ -27,6 +27,8 @@ def summarize(
     peak_bytes: int = 0,
     lines: Sequence[Line] = (),
     memcpy_bytes_per_s: float | None = None,
+    driver_busy_s: float = 0.0,
+    driver_calls: int = 0,
 ) -> dict[str, Any]:
     """Put a finished run together.
 
@@ -43,6 +45,7 @@ def summarize(
         peak_bytes: most bytes of caches or frozen copies at once.
         lines: what the edges between two hosts lay on in the end.
         memcpy_bytes_per_s: what copying in memory makes on the slowest host.
+        driver_busy_s, driver_calls: seconds in which the driver did not wait, and ends of calls that it handled.
     """
     last_rows = _last_rows(account.rows())
     stages = [_stage(blueprint, account, row, state[stage]) for stage, row in sorted(last_rows.items())]
@@ -64,6 +67,8 @@ def summarize(
         "inputs": inputs,
         "set_aside_peak_bytes": peak_bytes,
         "memcpy_bytes_per_s": memcpy_bytes_per_s,
+        "driver_busy_s": driver_busy_s,
+        "driver_calls": driver_calls,
         "best_stage": best["index"],
         "droppable_stages": list(range(best["index"] + 1, len(stages))),
         "test_accuracy": best["test_accuracy"],

@@ -176,6 +176,14 @@ class RunDirectory:
         """Write a Parquet file."""
         self.write(name, parquet_bytes(table))
 
+    def read_table(self, name: str) -> pa.Table:
+        """Read a Parquet file.
+
+        Raises:
+            InputError: there is no such file.
+        """
+        return pq.read_table(pa.BufferReader(self.read(name)))
+
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file with the version of the format."""
         self.write(name, json.dumps({"format_version": FORMAT_VERSION, **content}, indent=2).encode())

@@ -158,11 +158,13 @@ class _Run:
         self._failures = failures
         self._size = parcel_size(job.hosts[0].config, job.hosts[0].blueprint.sample_bytes)
         self._watched_s = time.monotonic()
+        self._woken_s = time.perf_counter()
         self._state: State = {}
 
     def loop(self) -> State:
         """Until every lane has come to its end; the final weights."""
         self._observer.begin()
+        self._woken_s = time.perf_counter()
         self._begin()
         while not self._course.is_finished:
             self._handle_next()
@@ -271,10 +273,19 @@ class _Run:
             size = parcel.num_samples * self._job.hosts[0].blueprint.sample_bytes[self._job.hosts[worker].stages.start]
         self._crew.workers[worker].take(Hop(lane, place, parcel, entering, lane.source, ready_s, waited_s), size)
 
-    def _handle_next(self) -> None:
+    def _next_event(self) -> Event | None:
+        """The next end of a call; all that is not waiting for one is the driver's own work."""
+        self._observer.record_driver(time.perf_counter() - self._woken_s)
         try:
-            event = self._crew.events.get(timeout=WATCH_S)
+            return self._crew.events.get(timeout=WATCH_S)
         except queue.Empty:
+            return None
+        finally:
+            self._woken_s = time.perf_counter()
+
+    def _handle_next(self) -> None:
+        event = self._next_event()
+        if event is None:
             self._watch()
             return
         if event.incarnation != event.seat.incarnation:

@@ -1,0 +1,48 @@
+"""``distblock why RUN``: what holds a run back, in a few sentences or as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from distblock.errors import InputError
+from distblock.report.calibration import recording
+from distblock.report.verdict import Verdict, judge
+from distblock.report.words import sentences
+from distblock.runs import SUMMARY, TIMELINE
+
+if TYPE_CHECKING:
+    from distblock.runs import RunDirectory
+
+
+def why(directory: RunDirectory, *, as_json: bool = False) -> str:
+    """What to print.
+
+    Raises:
+        InputError: the run has not ended, was not recorded, or its regime cannot be replayed.
+    """
+    verdict = judge_run(directory)
+    if as_json:
+        return json.dumps({**asdict(verdict), "is_rough": verdict.is_rough}, indent=2)
+    return "\n".join(sentences(verdict))
+
+
+def judge_run(directory: RunDirectory) -> Verdict:
+    """The verdict on a finished run; as for `why`."""
+    for name in (SUMMARY, TIMELINE):
+        if not directory.exists(name):
+            raise InputError(
+                f"why: expected a finished run with {name}, found none in {directory.location}; wait for its end, or"
+                " name another run"
+            )
+    config, summary = directory.read_config(), directory.read_json(SUMMARY)
+    calls = summary.get("driver_calls", 0)
+    recorded = recording(
+        directory.read_table(TIMELINE), config, driver_s=summary["driver_busy_s"] / calls if calls else 0.0
+    )
+    return judge(recorded, codec=config.channel.codec, stage_s=_stage_s(summary))
+
+
+def _stage_s(summary: dict[str, Any]) -> list[float]:
+    return [stage["compute_s"] for stage in summary["stages"]]

@@ -1,0 +1,212 @@
+"""From a run's timeline to what each call took: the input of `distblock.schedule.replay`.
+
+A worker's computing thread is taken to be busy from when it could have begun, with its input there and the parcel
+before done, until it has finished: what Python and Ray take in between belongs to it. A data worker's call is taken to
+begin when the call before it has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+import pyarrow as pa
+
+from distblock.config import Config
+from distblock.errors import InputError
+from distblock.messages import Item, Parcel
+from distblock.schedule.credits import Limit
+from distblock.schedule.replay import Call, Pipeline, Told
+
+_Row = Mapping[str, Any]
+Calls = dict[tuple[int, int], Call]
+"""By place and number of the parcel; place 0 is the data's."""
+
+ONE_STREAM = ("parallel", "end-to-end")
+"""Regimes in which all microbatches pass all workers, in one stream, and none is dropped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """A stretch of a run, as it was measured.
+
+    Attributes:
+        parcels: that all places worked on, in order, without a gap.
+        calls: what each took.
+        stages: the first stage of each worker.
+        nodes: of each place, the data's first.
+        measured_s: from the first call to the driver's being done with the last one.
+        limits, num_feeders, driver_s: as for `Pipeline`.
+        num_samples: of all parcels together.
+    """
+
+    parcels: tuple[Parcel, ...]
+    calls: Calls
+    stages: tuple[int, ...]
+    nodes: tuple[str, ...]
+    measured_s: float
+    limits: tuple[Limit, ...]
+    num_feeders: int
+    driver_s: float
+    num_samples: int
+
+    @property
+    def num_workers(self) -> int:
+        """Workers, replicas counted as one."""
+        return len(self.stages)
+
+    def pipeline(self, calls: Calls | None = None, **changes: Any) -> Pipeline:
+        """To be told, with other calls if there are any."""
+        given = self.calls if calls is None else calls
+        values: dict[str, Any] = {
+            "parcels": self.parcels,
+            "call": lambda place, parcel: given[place, parcel.number],
+            "limits": self.limits,
+            "num_feeders": self.num_feeders,
+            "driver_s": self.driver_s,
+        }
+        return Pipeline(**{**values, **changes})
+
+
+def recording(timeline: pa.Table, config: Config, *, driver_s: float) -> Recording:
+    """The last stretch of a run of which all is known.
+
+    Args:
+        timeline: ``timeline.parquet``.
+        config: the run's settings.
+        driver_s: seconds that the driver was busy with each call.
+
+    Raises:
+        InputError: the regime has more than one stream, or too little was recorded.
+    """
+    if config.regime.name not in ONE_STREAM:
+        raise InputError(
+            f"why: expected a run of the {' or the '.join(ONE_STREAM)} regime, whose times can be replayed, got one of"
+            f" the {config.regime.name} regime; its summary and report show where its time went"
+        )
+    rows = timeline.to_pylist()
+    by_place = _by_place(rows, replicas=config.workers_per_stage)
+    numbers = _known_everywhere(by_place)
+    if len(numbers) < 2:
+        raise InputError("why: expected two calls of every worker or more in timeline.parquet, got fewer; train longer")
+    calls = {
+        (place, number): call
+        for place, parcels in by_place.items()
+        for number, call in (_feeding(parcels) if place == 0 else _working(parcels)).items()
+        if number in numbers
+    }
+    used = [row for parcels in by_place.values() for number in numbers for row in parcels[number]]
+    ahead = config.data.prefetch * config.data.workers
+    counts = [ahead, *[config.channel.max_in_flight] * (len(by_place) - 2)]
+    return Recording(
+        parcels=tuple(_parcel(by_place[0][number]) for number in numbers),
+        calls=calls,
+        stages=tuple(next(iter(by_place[place].values()))[0]["stage"] for place in sorted(by_place) if place),
+        nodes=tuple(next(iter(by_place[place].values()))[0]["node"] for place in sorted(by_place)),
+        measured_s=max(row["handled_s"] for row in used) - min(row["sent_s"] for row in used),
+        limits=tuple(Limit(count=count, num_bytes=2**62) for count in counts),
+        num_feeders=config.data.workers,
+        driver_s=driver_s,
+        num_samples=sum(row["num_samples"] for number in numbers for row in by_place[0][number]),
+    )
+
+
+def spans_measured(timeline: pa.Table, *, replicas: int) -> list[tuple[int, int, float, float]]:
+    """Place, number, and when computing began and ended, of every microbatch: for pictures."""
+    rows = timeline.to_pylist()
+    return [(_place(row, replicas), row["number"], row["started_s"], row["finished_s"]) for row in rows]
+
+
+def spans_told(told: Told) -> list[tuple[int, int, float, float]]:
+    """The same of a replay."""
+    return [(span.place, span.parcel.number, span.started_s, span.finished_s) for span in told.spans]
+
+
+def _place(row: _Row, replicas: int) -> int:
+    return 0 if row["worker"] < 0 else 1 + row["worker"] // replicas
+
+
+def _by_place(rows: Sequence[_Row], *, replicas: int) -> dict[int, dict[int, list[_Row]]]:
+    """Rows by place and by the number of the parcel's first microbatch; of several replicas, the one that ends last."""
+    found: dict[int, dict[int, list[_Row]]] = {}
+    ordered = sorted(rows, key=itemgetter("worker", "sent_s", "stored_s", "number"))
+    # Microbatches of one parcel are sent together, and stored together.
+    for (worker, *_), run in groupby(ordered, key=itemgetter("worker", "sent_s", "stored_s")):
+        parcel = list(run)
+        parcels = found.setdefault(_place(parcel[0], replicas), {})
+        known = parcels.get(parcel[0]["number"])
+        if known is None or known[0]["worker"] == worker or known[-1]["told_s"] < parcel[-1]["told_s"]:
+            parcels[parcel[0]["number"]] = parcel
+    return found
+
+
+def _known_everywhere(by_place: Mapping[int, Mapping[int, Sequence[_Row]]]) -> list[int]:
+    """Numbers of the last parcels without a gap that all places have."""
+    if 0 not in by_place:
+        return []
+    common = sorted(set.intersection(*(set(parcels) for parcels in by_place.values())))
+    numbers: list[int] = []
+    for number in reversed(common):
+        if numbers and number + len(by_place[0][number]) != numbers[-1]:
+            break
+        numbers.append(number)
+    return numbers[::-1]
+
+
+def _parcel(rows: Sequence[_Row]) -> Parcel:
+    return Parcel(
+        tuple(
+            Item(
+                number=row["number"],
+                purpose=row["purpose"],
+                part=row["part"],
+                epoch=row["epoch"],
+                index=row["index"],
+                first_sample=0,
+                num_samples=row["num_samples"],
+                batch_samples=row["num_samples"],
+                closes_batch=True,
+                closes_pass=False,
+            )
+            for row in rows
+        )
+    )
+
+
+def _feeding(parcels: Mapping[int, Sequence[_Row]]) -> dict[int, Call]:
+    """Of data workers, by number."""
+    free_s: dict[int, float] = {}
+    calls = {}
+    for number, rows in sorted(parcels.items(), key=lambda each: each[1][0]["asked_s"]):
+        first, last = rows[0], rows[-1]
+        could_s = max(first["sent_s"], free_s.get(first["worker"], first["sent_s"]))
+        calls[number] = Call(
+            send_s=max(0.0, first["asked_s"] - could_s),
+            fetch_s=0.0,
+            compute_s=last["finished_s"] - first["started_s"],
+            store_s=max(0.0, last["stored_s"] - last["finished_s"]),
+            reply_s=max(0.0, last["told_s"] - last["stored_s"]),
+        )
+        free_s[first["worker"]] = last["stored_s"]
+    return calls
+
+
+def _working(parcels: Mapping[int, Sequence[_Row]]) -> dict[int, Call]:
+    """Of a worker, by number."""
+    free_s = float("-inf")
+    calls = {}
+    for number, rows in sorted(parcels.items()):
+        first, last = rows[0], rows[-1]
+        there_s = max(row["decoded_s"] for row in rows)
+        calls[number] = Call(
+            send_s=max(0.0, first["asked_s"] - first["sent_s"]),
+            fetch_s=max(0.0, there_s - first["asked_s"]),
+            compute_s=last["finished_s"] - max(there_s, free_s),
+            store_s=max(0.0, last["stored_s"] - last["finished_s"]),
+            reply_s=max(0.0, last["told_s"] - last["stored_s"]),
+        )
+        free_s = last["finished_s"]
+    return calls

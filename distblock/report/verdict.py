@@ -1,0 +1,329 @@
+"""What holds a run back, and by how many seconds: the run told again with one part of it made quick.
+
+What a part costs is what would be saved without it, everything else unchanged; so two parts that hide each other cost
+nothing by themselves, and what is named first is what is worth changing first.
+
+- The slowest worker: its median call as quick as that of the next slowest.
+- An edge: nothing to encode, store, fetch and decode on it.
+- The data: they are read in no time.
+- The driver: it handles calls in no time, and calls and answers take as long as its quickest tenth.
+- A worker that is uneven: none of its calls takes more than its median one. A call that took over a second more is a
+  stop, told by itself.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal
+
+from distblock.learning.partition import balance
+from distblock.metrics.hops import edge_name
+from distblock.report.calibration import Calls, Recording
+from distblock.schedule.replay import Call, replay
+
+Kind = Literal["worker", "edge", "data", "driver", "uneven worker", "stopped worker"]
+
+STOP_S = 1.0
+"""Seconds beyond a worker's median call from which on one call is a stop."""
+
+ROUGH = 0.1
+"""Relative error of the replay from which on what-ifs are said to be rough."""
+
+Change = Callable[[int, Call], Call]
+"""Of a call at a place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cause:
+    """Something that holds the run back.
+
+    Attributes:
+        kind: what.
+        where: which, in words.
+        place: of the worker, or of the edge's receiver; 0 is the data's.
+        seconds: that it costs, of the seconds replayed.
+        number: of the microbatch that a worker stopped at.
+    """
+
+    kind: Kind
+    where: str
+    place: int
+    seconds: float
+    number: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhatIf:
+    """A change, and the samples per second that would come of it."""
+
+    change: str
+    samples_per_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Of one recording.
+
+    Attributes:
+        measured_s, replayed_s: of the stretch, by the clock and by the replay.
+        samples_per_s: measured.
+        bound_s: what the slowest worker's computing alone takes.
+        slowest: that worker, in words.
+        causes: those that cost anything, the dearest first.
+        what_ifs: in an order of their own.
+    """
+
+    measured_s: float
+    replayed_s: float
+    samples_per_s: float
+    bound_s: float
+    slowest: str
+    causes: tuple[Cause, ...]
+    what_ifs: tuple[WhatIf, ...]
+
+    @property
+    def is_rough(self) -> bool:
+        """The replay does not come near enough to what was measured."""
+        return abs(self.replayed_s - self.measured_s) > ROUGH * self.measured_s
+
+
+def judge(recording: Recording, *, codec: str, stage_s: Sequence[float] = ()) -> Verdict:
+    """Find what holds a run back, and what would change.
+
+    Args:
+        recording: a stretch of it.
+        codec: of what crosses.
+        stage_s: seconds that each stage computes a microbatch; none: not known.
+    """
+    return _Judge(recording, codec, stage_s).verdict()
+
+
+class _Judge:
+    """A recording, and what it takes as it is."""
+
+    def __init__(self, recording: Recording, codec: str, stage_s: Sequence[float]) -> None:
+        self._recording = recording
+        self._codec = codec
+        self._stage_s = stage_s
+        self._places = range(1, recording.num_workers + 1)
+        self._as_it_is_s = replay(recording.pipeline()).wall_s
+        self._compute_s = {place: self._sum_of(place) for place in self._places}
+        self._slowest = max(self._places, key=self._compute_s.__getitem__)
+
+    def verdict(self) -> Verdict:
+        """All of it."""
+        causes = [*self._workers(), *self._uneven(), *self._edges(), self._data(), self._driver()]
+        causes = sorted((cause for cause in causes if cause.seconds > 0), key=lambda cause: -cause.seconds)
+        return Verdict(
+            measured_s=self._recording.measured_s,
+            replayed_s=self._as_it_is_s,
+            samples_per_s=self._recording.num_samples / self._recording.measured_s,
+            bound_s=self._compute_s[self._slowest],
+            slowest=self._worker(self._slowest),
+            causes=tuple(causes),
+            what_ifs=tuple(self._what_ifs()),
+        )
+
+    def _worker(self, place: int) -> str:
+        return f"worker {place - 1} (from stage {self._recording.stages[place - 1]}, on {self._recording.nodes[place]})"
+
+    def _edge(self, place: int) -> str:
+        sender, receiver = self._recording.nodes[place - 1 : place + 1]
+        where = f"on {sender}" if sender == receiver else f"{sender} to {receiver}"
+        return f"edge {edge_name(self._recording.stages[place - 1])} ({where})"
+
+    def _sum_of(self, place: int) -> float:
+        return sum(self._recording.calls[place, parcel.number].compute_s for parcel in self._recording.parcels)
+
+    def _saved_s(self, change: Change, *, driver_s: float | None = None) -> float:
+        calls = {key: change(key[0], call) for key, call in self._recording.calls.items()}
+        return self._as_it_is_s - self._wall_s(calls, driver_s=driver_s)
+
+    def _wall_s(self, calls: Calls, *, driver_s: float | None = None) -> float:
+        changes = {} if driver_s is None else {"driver_s": driver_s}
+        return replay(self._recording.pipeline(calls, **changes)).wall_s
+
+    def _workers(self) -> list[Cause]:
+        if len(self._places) < 2:
+            return []
+        typical_s = {place: sum(call.compute_s for call in self._typical(place).values()) for place in self._places}
+        *_, next_s, slowest_s = sorted(typical_s.values())
+        slowest = max(self._places, key=typical_s.__getitem__)
+        saved_s = self._saved_s(_computing(slowest, next_s / slowest_s))
+        return [Cause(kind="worker", where=self._worker(slowest), place=slowest, seconds=saved_s)]
+
+    def _uneven(self) -> list[Cause]:
+        """Stops, call by call, and what else is above a worker's median."""
+        found = []
+        for place in self._places:
+            typical, stops = self._typical(place), []
+            for parcel in self._recording.parcels:
+                call = self._recording.calls[place, parcel.number]
+                if _sum(call) - _sum(typical[parcel.number]) > STOP_S:
+                    stops.append(parcel.number)
+                    evened = {**self._recording.calls, (place, parcel.number): typical[parcel.number]}
+                    saved_s = self._as_it_is_s - self._wall_s(evened)
+                    where = self._worker(place)
+                    found.append(
+                        Cause(kind="stopped worker", where=where, place=place, seconds=saved_s, number=parcel.number)
+                    )
+            calls = dict(self._recording.calls)
+            for parcel in self._recording.parcels:
+                call = calls[place, parcel.number]
+                if parcel.number not in stops and call.compute_s > typical[parcel.number].compute_s:
+                    calls[place, parcel.number] = replace(call, compute_s=typical[parcel.number].compute_s)
+            saved_s = self._as_it_is_s - self._wall_s(calls)
+            found.append(Cause(kind="uneven worker", where=self._worker(place), place=place, seconds=saved_s))
+        return found
+
+    def _typical(self, place: int) -> dict[int, Call]:
+        """The median call of a place for each parcel; computing goes by microbatches of one purpose."""
+        parcels = self._recording.parcels
+        each_s: dict[str, list[float]] = {}
+        for parcel in parcels:
+            call = self._recording.calls[place, parcel.number]
+            each_s.setdefault(parcel.purpose, []).append(call.compute_s / len(parcel.items))
+        calls = [self._recording.calls[place, parcel.number] for parcel in parcels]
+        others = {name: statistics.median(getattr(call, name) for call in calls) for name in _BUT_COMPUTING}
+        return {
+            parcel.number: Call(
+                compute_s=statistics.median(each_s[parcel.purpose]) * len(parcel.items),
+                **others,
+            )
+            for parcel in parcels
+        }
+
+    def _edges(self) -> list[Cause]:
+        return [
+            Cause(
+                kind="edge",
+                where=self._edge(place),
+                place=place,
+                seconds=self._saved_s(_hopping(place, 0.0)),
+            )
+            for place in self._places
+        ]
+
+    def _data(self) -> Cause:
+        saved_s = self._saved_s(_computing(0, 0.0))
+        return Cause(kind="data", where="reading the data", place=0, seconds=saved_s)
+
+    def _driver(self) -> Cause:
+        quick = {
+            (place, name): _tenth(
+                [getattr(call, name) for (at, _), call in self._recording.calls.items() if at == place]
+            )
+            for place in (0, *self._places)
+            for name in ("send_s", "reply_s")
+        }
+
+        def change(place: int, call: Call) -> Call:
+            return replace(
+                call,
+                send_s=min(call.send_s, quick[place, "send_s"]),
+                reply_s=min(call.reply_s, quick[place, "reply_s"]),
+            )
+
+        return Cause(kind="driver", where="the driver", place=0, seconds=self._saved_s(change, driver_s=0.0))
+
+    def _what_ifs(self) -> list[WhatIf]:
+        inner = self._places[1:]
+        found = []
+        if inner:
+            found.append(self._if("every link and store twice as fast", _all(_hopping(each, 0.5) for each in inner)))
+            if self._codec == "fp32":
+                # Half the bytes; the cast itself takes time, too, which is not known.
+                found.append(self._if("activations sent as bf16", _all(_hopping(each, 0.5) for each in inner)))
+        found.append(self._if_calls("one worker more, with half of the slowest one's computing", *self._split()))
+        if len(self._stage_s) > len(self._places):
+            found.append(self._if_calls("one worker more, the stages dealt out anew", *self._dealt_anew()))
+        return found
+
+    def _if(self, change: str, of_call: Change) -> WhatIf:
+        return self._told(change, self._as_it_is_s - self._saved_s(of_call))
+
+    def _if_calls(self, change: str, calls: Calls, num_workers: int) -> WhatIf:
+        limits = (*self._recording.limits, self._recording.limits[-1])[:num_workers]
+        return self._told(change, replay(self._recording.pipeline(calls, limits=limits)).wall_s)
+
+    def _told(self, change: str, wall_s: float) -> WhatIf:
+        measured = self._recording.num_samples / self._recording.measured_s
+        return WhatIf(change=change, samples_per_s=measured * self._as_it_is_s / wall_s)
+
+    def _split(self) -> tuple[Calls, int]:
+        """One more worker behind the slowest, each with half of its computing; the new edge is like that before it."""
+        calls: Calls = {}
+        place = self._slowest
+        for (at, number), call in self._recording.calls.items():
+            calls[at + (at > place), number] = call
+            if at == place:
+                half = replace(call, compute_s=call.compute_s / 2)
+                inner = self._recording.calls[max(1, place - 1), number]
+                calls[place, number] = replace(half, store_s=max(call.store_s, inner.store_s))
+                calls[place + 1, number] = half
+        return calls, len(self._places) + 1
+
+    def _dealt_anew(self) -> tuple[Calls, int]:
+        """All stages over one worker more; a new edge is like the last one there is."""
+        num_workers = len(self._places) + 1
+        shares = _shares(self._stage_s, num_workers)
+        calls: Calls = {}
+        for parcel in self._recording.parcels:
+            own = [self._recording.calls[place, parcel.number] for place in self._places]
+            whole_s = sum(call.compute_s for call in own)
+            calls[0, parcel.number] = self._recording.calls[0, parcel.number]
+            for place, share in enumerate(shares, start=1):
+                like = own[min(place, len(own)) - 1]
+                # The last one there was stored nothing.
+                store_s = like.store_s if place < len(own) or len(own) == 1 else own[-2].store_s
+                store_s = 0.0 if place == num_workers else store_s
+                calls[place, parcel.number] = replace(like, compute_s=share * whole_s, store_s=store_s)
+        return calls, num_workers
+
+
+_BUT_COMPUTING = ("send_s", "fetch_s", "store_s", "reply_s")
+
+
+def _sum(call: Call) -> float:
+    return call.compute_s + sum(getattr(call, name) for name in _BUT_COMPUTING)
+
+
+def _shares(stage_s: Sequence[float], num_workers: int) -> list[float]:
+    """Of all computing, by worker, where stages are dealt out as evenly as they can be."""
+    cuts = balance([max(1, round(seconds * 1e6)) for seconds in stage_s], num_workers)
+    bounds = [0, *cuts, len(stage_s)]
+    return [sum(stage_s[begin:end]) / sum(stage_s) for begin, end in pairwise(bounds)]
+
+
+def _computing(place: int, factor: float) -> Change:
+    return lambda at, call: replace(call, compute_s=call.compute_s * factor) if at == place else call
+
+
+def _hopping(place: int, factor: float) -> Change:
+    """What the edge into a place takes, at both ends."""
+
+    def change(at: int, call: Call) -> Call:
+        if at == place:
+            return replace(call, fetch_s=call.fetch_s * factor)
+        return replace(call, store_s=call.store_s * factor) if at == place - 1 else call
+
+    return change
+
+
+def _all(changes: Iterable[Change]) -> Change:
+    listed = list(changes)
+
+    def change(at: int, call: Call) -> Call:
+        for each in listed:
+            call = each(at, call)
+        return call
+
+    return change
+
+
+def _tenth(values: Sequence[float]) -> float:
+    """What the quickest tenth does not exceed."""
+    return sorted(values)[len(values) // 10]

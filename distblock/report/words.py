@@ -1,0 +1,56 @@
+"""A verdict in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from distblock.report.tables import duration, percent
+from distblock.report.verdict import Cause, Verdict
+
+SHOWN = 0.02
+"""Of the time, what a cause must cost to be named."""
+
+MOST = 6
+"""Causes that are named."""
+
+
+def sentences(verdict: Verdict) -> Iterator[str]:
+    """A line each."""
+    yield (
+        f"{verdict.samples_per_s:,.0f} samples/s over {_seconds(verdict.measured_s)} that were recorded"
+        f" (told again from what each call took: {_seconds(verdict.replayed_s)})."
+    )
+    if verdict.is_rough:
+        yield "The two differ by more than 10 %: what follows is rough."
+    yield (
+        f"The slowest is {verdict.slowest}: it was busy for {_seconds(verdict.bound_s)} of them,"
+        f" {percent(verdict.bound_s / verdict.measured_s)}."
+    )
+    named = [cause for cause in verdict.causes if cause.seconds > SHOWN * verdict.measured_s][:MOST]
+    yield "What holds it back, each by itself:" if named else "Nothing else costs more than 2 % by itself."
+    for cause in named:
+        yield f"  {_seconds(cause.seconds)}, {percent(cause.seconds / verdict.measured_s)}: {_words(cause)}"
+    yield "What would change, if there are cores for it:"
+    for each in verdict.what_ifs:
+        times = each.samples_per_s / verdict.samples_per_s
+        yield f"  {each.change}: {each.samples_per_s:,.0f} samples/s, {times:.2f} times as many"
+
+
+def _words(cause: Cause) -> str:
+    match cause.kind:
+        case "worker":
+            return f"{cause.where} is slower than the others: saved if it were as quick as the next"
+        case "uneven worker":
+            return f"{cause.where} is uneven: saved if none of its microbatches took longer than the median"
+        case "stopped worker":
+            return f"{cause.where} stood still at microbatch {cause.number}"
+        case "edge":
+            return f"{cause.where}: saved if nothing had to be encoded, stored, fetched and decoded there"
+        case "data":
+            return "reading and augmenting the data"
+        case "driver":
+            return "the driver and its calls: saved if it handled them in no time"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else duration(seconds)

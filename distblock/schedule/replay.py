@@ -1,0 +1,156 @@
+"""What a pipeline would take: measured times, passed through the real rules of who may begin what.
+
+A profile says where seconds went, not which of them anybody waited for. Here a run is told again from what each call
+took, by the `Dispatcher` that the driver uses and a clock that is moved from event to event; told with other times, it
+answers what would be if a stage, an edge, the data or the driver were quicker.
+
+What is modelled is what the runtime does: the driver handles one call's end after the other; a call's inputs are
+fetched while its worker computes what came before, and its outputs are stored while the worker goes on; a worker
+computes in stream order, and a data worker does one call at a time.
+
+Source: Lin et al. 2025, arXiv:2505.05713, who replay traces of training with other durations; the simulation is
+discrete-event, as in Law 2015, "Simulation Modeling and Analysis".
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from distblock.messages import Parcel
+from distblock.schedule.credits import Credits, Limit
+from distblock.schedule.dispatch import Dispatch, Dispatcher
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call:
+    """What one parcel takes at one place, in seconds.
+
+    Attributes:
+        send_s: from the driver's call to the worker's beginning to fetch.
+        fetch_s: until all is on the device; a data worker fetches nothing.
+        compute_s: of all its microbatches.
+        store_s: encoding and storing what comes out.
+        reply_s: until the driver could know.
+    """
+
+    send_s: float
+    fetch_s: float
+    compute_s: float
+    store_s: float
+    reply_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Span:
+    """A parcel at a place, in seconds from the beginning; place 0 is the data's, place p > 0 is worker p - 1."""
+
+    place: int
+    parcel: Parcel
+    asked_s: float
+    fetched_s: float
+    started_s: float
+    finished_s: float
+    stored_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """A run to be told.
+
+    Attributes:
+        parcels: in order.
+        call: what a parcel takes at a place: ``call(place, parcel)``.
+        limits: of what is in flight on each edge, as many as there are workers.
+        size: bytes of a parcel on an edge: ``size(edge, parcel)``.
+        num_feeders: data workers.
+        driver_s: seconds that the driver is busy with each call.
+    """
+
+    parcels: Sequence[Parcel]
+    call: Callable[[int, Parcel], Call]
+    limits: Sequence[Limit]
+    size: Callable[[int, Parcel], int] = lambda edge, parcel: 0  # noqa: ARG005
+    num_feeders: int = 1
+    driver_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """How it went.
+
+    Attributes:
+        spans: in the order in which calls were made.
+        wall_s: from the first call to the driver's being done with the last one.
+    """
+
+    spans: tuple[Span, ...]
+    wall_s: float
+
+
+def replay(pipeline: Pipeline) -> Told:
+    """Tell a run."""
+    return _Clock(pipeline).run()
+
+
+class _Clock:
+    """The events that lie ahead, and until when everyone is busy."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._dispatcher = Dispatcher(
+            iter(pipeline.parcels),
+            edges=[Credits(limit) for limit in pipeline.limits],
+            size=pipeline.size,
+            start=pipeline.parcels[0].number if pipeline.parcels else 0,
+        )
+        self._ends: list[tuple[float, int, int, Parcel]] = []
+        self._count = itertools.count()
+        self._feeders_s = [0.0] * pipeline.num_feeders
+        self._num_fed = 0
+        self._workers_s = [0.0] * len(pipeline.limits)
+        self._spans: list[Span] = []
+
+    def run(self) -> Told:
+        """Until nothing is under way."""
+        now_s = 0.0
+        self._begin(now_s)
+        while self._ends:
+            end_s, _, place, parcel = heapq.heappop(self._ends)
+            now_s = max(now_s, end_s) + self._pipeline.driver_s
+            self._dispatcher.finish(place, parcel)
+            self._begin(now_s)
+        return Told(spans=tuple(self._spans), wall_s=now_s)
+
+    def _begin(self, now_s: float) -> None:
+        for dispatch in self._dispatcher.begin(now_s):
+            self._submit(dispatch, now_s)
+
+    def _submit(self, dispatch: Dispatch, now_s: float) -> None:
+        place, parcel = dispatch.place, dispatch.parcel
+        call = self._pipeline.call(place, parcel)
+        if place == 0:
+            busy_s, index = self._feeders_s, self._num_fed % len(self._feeders_s)
+            self._num_fed += 1
+        else:
+            busy_s, index = self._workers_s, place - 1
+        asked_s = now_s + call.send_s
+        fetched_s = asked_s + call.fetch_s
+        started_s = max(fetched_s, busy_s[index])
+        finished_s = started_s + call.compute_s
+        stored_s = finished_s + call.store_s
+        busy_s[index] = finished_s if place else stored_s
+        self._spans.append(
+            Span(
+                place=place,
+                parcel=parcel,
+                asked_s=asked_s,
+                fetched_s=fetched_s,
+                started_s=started_s,
+                finished_s=finished_s,
+                stored_s=stored_s,
+            )
+        )
+        heapq.heappush(self._ends, (stored_s + call.reply_s, next(self._count), place, parcel))

@@ -1,0 +1,170 @@
+"""Planted causes are named, with the seconds that arithmetic gives. Timelines are made up by hand-made calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from microbatches import microbatches
+
+from distblock.config import Config, make_config
+from distblock.errors import InputError
+from distblock.messages import Parcel
+from distblock.metrics.timeline import TIMELINE_SCHEMA
+from distblock.report.calibration import Recording, recording
+from distblock.report.verdict import judge
+from distblock.report.words import sentences
+from distblock.schedule.credits import Limit
+from distblock.schedule.replay import Call, Pipeline, replay
+
+COUNT = 40
+CALL = Call(send_s=0.001, fetch_s=0.002, compute_s=0.1, store_s=0.002, reply_s=0.001)
+DATA = replace(CALL, fetch_s=0.0, compute_s=0.01)
+CONFIG = make_config({"data": {"prefetch": 4}, "channel": {"max_in_flight": 4}})
+
+
+def recorded(call: Callable[[int, int], Call], *, driver_s: float = 0.001, workers: int = 3) -> Recording:
+    """Of a run whose calls are as given by place and number."""
+    pipeline = Pipeline(
+        parcels=[Parcel((item,)) for item in microbatches(COUNT)],
+        call=lambda place, parcel: call(place, parcel.number),
+        limits=[Limit(count=4, num_bytes=10**9)] * workers,
+        driver_s=driver_s,
+    )
+    rows = []
+    for span in replay(pipeline).spans:
+        took = call(span.place, span.parcel.number)
+        told_s = span.stored_s + took.reply_s
+        moments = {"asked_s": span.asked_s, "fetched_s": span.fetched_s, "decoded_s": span.fetched_s}
+        moments |= {"started_s": span.started_s, "finished_s": span.finished_s, "encoded_s": span.finished_s}
+        moments |= {"stored_s": span.stored_s, "sent_s": span.asked_s - took.send_s, "told_s": told_s}
+        rows.append(row(span.place, span.parcel.number, handled_s=told_s + driver_s, **moments))
+    return recording(pa.Table.from_pylist(rows, schema=TIMELINE_SCHEMA), CONFIG, driver_s=driver_s)
+
+
+def row(place: int, number: int, **moments: float) -> dict[str, Any]:
+    about = {"worker": place - 1, "stage": place - 1, "node": f"10.0.0.{place}", "number": number, "num_samples": 10}
+    about |= {"lap": 0, "epoch": 0, "index": number, "wire_bytes": 100, "purpose": "train", "part": "train"}
+    return {**about, "ready_s": moments["sent_s"], "backpressure_s": 0.0, **moments}
+
+
+def even(place: int, number: int) -> Call:
+    return CALL if place else DATA
+
+
+def test_a_recording_is_what_was_recorded():
+    found = recorded(even)
+    assert [parcel.number for parcel in found.parcels] == list(range(COUNT))
+    assert found.num_samples == 10 * COUNT
+    assert (found.stages, found.nodes) == ((0, 1, 2), ("10.0.0.0", "10.0.0.1", "10.0.0.2", "10.0.0.3"))
+    for (place, number), call in found.calls.items():
+        # A data worker's call may have waited for the one before it, which is no sending.
+        first = 1 if place == 0 else 0
+        assert vars_of(call)[first:] == pytest.approx(vars_of(even(place, number))[first:], abs=1e-9)
+    verdict = judge(found, codec="fp32")
+    assert verdict.replayed_s == pytest.approx(verdict.measured_s, rel=1e-6)
+    assert not verdict.is_rough
+
+
+def vars_of(call: Call) -> list[float]:
+    return [call.send_s, call.fetch_s, call.compute_s, call.store_s, call.reply_s]
+
+
+def test_a_slow_stage():
+    verdict = judge(
+        recorded(lambda place, n: replace(even(place, n), compute_s=0.3) if place == 2 else even(place, n)),
+        codec="fp32",
+    )
+    first = verdict.causes[0]
+    assert (first.kind, first.place) == ("worker", 2)
+    assert first.seconds == pytest.approx(0.2 * COUNT, rel=0.02)
+    assert verdict.bound_s == pytest.approx(0.3 * COUNT)
+    # Half of its computing: 0.15 a microbatch, and 0.35 until the last worker has the first.
+    split = next(each for each in verdict.what_ifs if "half" in each.change)
+    assert split.samples_per_s == pytest.approx(10 * COUNT / (0.15 * COUNT + 0.35), rel=0.05)
+
+
+def test_a_slow_edge():
+    """Four credits, each of which is out while the sender computes, and while its own microbatch is fetched and
+    computed: that is what four microbatches take, where computing them takes 0.1 each."""
+    found = recorded(lambda place, n: replace(even(place, n), fetch_s=2.0) if place == 3 else even(place, n))
+    first = judge(found, codec="fp32").causes[0]
+    assert (first.kind, first.place) == ("edge", 3)
+    assert first.seconds == pytest.approx(((0.1 + 2.0 + 0.1) / 4 - 0.1) * COUNT, rel=0.05)
+    assert "edge 1->2 (10.0.0.2 to 10.0.0.3)" in first.where
+
+
+def test_twice_the_link_and_half_the_bytes():
+    found = recorded(lambda place, n: replace(even(place, n), fetch_s=2.0) if place == 3 else even(place, n))
+    changes = {each.change: each.samples_per_s for each in judge(found, codec="fp32").what_ifs}
+    assert changes["every link and store twice as fast"] == pytest.approx(10 / ((0.1 + 1.0 + 0.1) / 4), rel=0.1)
+    assert "activations sent as bf16" in changes
+    assert "activations sent as bf16" not in {each.change for each in judge(found, codec="bf16").what_ifs}
+
+
+def test_slow_data():
+    first = judge(recorded(lambda place, n: CALL if place else replace(DATA, compute_s=0.25)), codec="fp32").causes[0]
+    assert first.kind == "data"
+    # The data worker stores each of them, too.
+    assert first.seconds == pytest.approx((0.25 + 0.002 + 0.001 - 0.1) * COUNT, rel=0.1)
+
+
+def test_a_starved_driver():
+    first = judge(recorded(even, driver_s=0.08), codec="fp32").causes[0]
+    assert first.kind == "driver"
+    # Four calls a microbatch.
+    assert first.seconds == pytest.approx((4 * 0.08 - 0.1) * COUNT, rel=0.1)
+
+
+def test_a_worker_that_stood_still():
+    """What was in flight behind it hides a part of the stop from nobody: the others wait for it in the end."""
+    found = recorded(lambda place, n: replace(CALL, compute_s=5.1) if (place, n) == (2, 20) else even(place, n))
+    verdict = judge(found, codec="fp32")
+    first = verdict.causes[0]
+    assert (first.kind, first.place, first.number) == ("stopped worker", 2, 20)
+    assert first.seconds == pytest.approx(5.0, rel=0.02)
+    assert any(
+        "worker 1 (from stage 1, on 10.0.0.2) stood still at microbatch 20" in line for line in sentences(verdict)
+    )
+
+
+def test_an_uneven_worker():
+    found = recorded(lambda place, n: replace(CALL, compute_s=0.4) if place == 1 and n % 4 == 0 else even(place, n))
+    first = judge(found, codec="fp32").causes[0]
+    assert (first.kind, first.place) == ("uneven worker", 1)
+    assert first.seconds == pytest.approx(0.3 * COUNT / 4, rel=0.05)
+
+
+def test_nothing_stands_out():
+    lines = list(sentences(judge(recorded(lambda place, n: even(place, n), driver_s=0.0), codec="fp32")))
+    assert "Nothing else costs more than 2 % by itself." in lines
+
+
+def test_stages_are_dealt_out_over_one_worker_more():
+    found = recorded(even, workers=2)
+    changes = {
+        each.change: each.samples_per_s for each in judge(found, codec="fp32", stage_s=[1, 1, 1, 1, 1, 1]).what_ifs
+    }
+    # 0.2 s a microbatch on three workers.
+    assert changes["one worker more, the stages dealt out anew"] == pytest.approx(10 * 3 / 0.2, rel=0.1)
+
+
+def test_a_replay_that_is_off_is_called_rough():
+    verdict = replace(judge(recorded(even), codec="fp32"), replayed_s=1.0)
+    assert verdict.is_rough
+    assert any("rough" in line for line in sentences(verdict))
+
+
+@pytest.mark.parametrize("regime", ["sequential", "wavefront", "asynchronous"])
+def test_other_regimes_are_refused(regime: str):
+    config: Config = make_config({"regime": {"name": regime}})
+    with pytest.raises(InputError, match="why: expected a run of the parallel"):
+        recording(TIMELINE_SCHEMA.empty_table(), config, driver_s=0.0)
+
+
+def test_too_little_is_refused():
+    with pytest.raises(InputError, match="two calls of every worker"):
+        recording(TIMELINE_SCHEMA.empty_table(), CONFIG, driver_s=0.0)
