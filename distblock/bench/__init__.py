@@ -10,6 +10,7 @@ from distblock.errors import InputError
 BENCHMARKS = {
     "hop": "hop",
     "driver": "driver",
+    "why": "why",
     "pipeline": "pipeline",
     "wavefront": "wavefront",
     "slow-stage": "slow_stage",

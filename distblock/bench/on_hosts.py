@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +81,14 @@ def check_hosts() -> None:
 
 
 def train_on_hosts(
-    flags: Sequence[str], *, num_hosts: int, cpus: int, rate: str | None, delay_s: float, shared: Path | None
+    flags: Sequence[str],
+    *,
+    num_hosts: int,
+    cpus: int,
+    rate: str | None,
+    delay_s: float,
+    shared: Path | None,
+    then: Callable[[Path], object] = lambda run: None,  # noqa: ARG005
 ) -> Ran:
     """``distblock train`` on the head of hosts that are made for it.
 
@@ -92,6 +99,7 @@ def train_on_hosts(
         rate: of each host's link, as tc writes it; none: as fast as memory is copied.
         delay_s: seconds each way on each host's link: two hosts are twice that apart.
         shared: a folder that all of them see.
+        then: is given the run's directory, which is gone afterwards.
 
     Raises:
         RunFailedError: the training failed; the message has its last words.
@@ -108,6 +116,7 @@ def train_on_hosts(
         done = fleet.run([*command, *flags], cwd=CHECKOUT, capture_output=True, timeout_s=LIMIT_S)
         if done.returncode:
             raise RunFailedError(f"bench: a training on {num_hosts} hosts failed: {done.stderr[-500:]}")
+        then(run)
         summary = json.loads((run / "summary.json").read_text())
         is_known = any(edge["line_rate_bytes_per_s"] for edge in (summary["data_edge"], *summary["edges"]))
         rate_there = None if num_hosts == 1 or is_known else line_rate(fleet)

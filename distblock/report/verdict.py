@@ -7,14 +7,15 @@ nothing by themselves, and what is named first is what is worth changing first.
 - An edge: nothing to encode, store, fetch and decode on it.
 - The data: they are read in no time.
 - The driver: it handles calls in no time, and calls and answers take as long as its quickest tenth.
-- A worker that is uneven: none of its calls takes more than its median one. A call that took over a second more is a
-  stop, told by itself.
+- A worker that is uneven: none of its calls takes more than its median one.
+- A worker that stood still: so do all calls that it had then, each of which took over a second more than the median.
+  What else costs something is told with these evened out: a stop shows wherever a call happens to be.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
@@ -109,13 +110,14 @@ class _Judge:
         self._codec = codec
         self._stage_s = stage_s
         self._places = range(1, recording.num_workers + 1)
-        self._as_it_is_s = replay(recording.pipeline()).wall_s
+        self._as_it_is_s = self._base_s = replay(recording.pipeline()).wall_s
+        self._calls: Calls = dict(recording.calls)
         self._compute_s = {place: self._sum_of(place) for place in self._places}
         self._slowest = max(self._places, key=self._compute_s.__getitem__)
 
     def verdict(self) -> Verdict:
         """All of it."""
-        causes = [*self._workers(), *self._uneven(), *self._edges(), self._data(), self._driver()]
+        causes = [*self._stops(), *self._workers(), *self._uneven(), *self._edges(), self._data(), self._driver()]
         causes = sorted((cause for cause in causes if cause.seconds > 0), key=lambda cause: -cause.seconds)
         return Verdict(
             measured_s=self._recording.measured_s,
@@ -139,12 +141,9 @@ class _Judge:
         return sum(self._recording.calls[place, parcel.number].compute_s for parcel in self._recording.parcels)
 
     def _saved_s(self, change: Change, *, driver_s: float | None = None) -> float:
-        calls = {key: change(key[0], call) for key, call in self._recording.calls.items()}
-        return self._as_it_is_s - self._wall_s(calls, driver_s=driver_s)
-
-    def _wall_s(self, calls: Calls, *, driver_s: float | None = None) -> float:
+        calls = {key: change(key[0], call) for key, call in self._calls.items()}
         changes = {} if driver_s is None else {"driver_s": driver_s}
-        return replay(self._recording.pipeline(calls, **changes)).wall_s
+        return self._base_s - replay(self._recording.pipeline(calls, **changes)).wall_s
 
     def _workers(self) -> list[Cause]:
         if len(self._places) < 2:
@@ -155,27 +154,50 @@ class _Judge:
         saved_s = self._saved_s(_computing(slowest, next_s / slowest_s))
         return [Cause(kind="worker", where=self._worker(slowest), place=slowest, seconds=saved_s)]
 
-    def _uneven(self) -> list[Cause]:
-        """Stops, call by call, and what else is above a worker's median."""
+    def _stops(self) -> list[Cause]:
+        """Each with all the calls that it shows in; afterwards these are as others are."""
         found = []
         for place in self._places:
-            typical, stops = self._typical(place), []
-            for parcel in self._recording.parcels:
-                call = self._recording.calls[place, parcel.number]
-                if _sum(call) - _sum(typical[parcel.number]) > STOP_S:
-                    stops.append(parcel.number)
-                    evened = {**self._recording.calls, (place, parcel.number): typical[parcel.number]}
-                    saved_s = self._as_it_is_s - self._wall_s(evened)
-                    where = self._worker(place)
-                    found.append(
-                        Cause(kind="stopped worker", where=where, place=place, seconds=saved_s, number=parcel.number)
+            typical = self._typical(place)
+            for run in self._runs_of_long_calls(place, typical):
+                self._calls |= {(place, number): typical[number] for number in run}
+                before_s, self._base_s = self._base_s, replay(self._recording.pipeline(self._calls)).wall_s
+                found.append(
+                    Cause(
+                        kind="stopped worker",
+                        where=self._worker(place),
+                        place=place,
+                        seconds=before_s - self._base_s,
+                        number=run[0],
                     )
-            calls = dict(self._recording.calls)
-            for parcel in self._recording.parcels:
-                call = calls[place, parcel.number]
-                if parcel.number not in stops and call.compute_s > typical[parcel.number].compute_s:
-                    calls[place, parcel.number] = replace(call, compute_s=typical[parcel.number].compute_s)
-            saved_s = self._as_it_is_s - self._wall_s(calls)
+                )
+        return found
+
+    def _runs_of_long_calls(self, place: int, typical: Mapping[int, Call]) -> list[list[int]]:
+        """Numbers of parcels that took too long one after the other, as those do that a worker has at once."""
+        runs: list[list[int]] = []
+        was_long = False
+        for parcel in self._recording.parcels:
+            excess_s = _sum(self._calls[place, parcel.number]) - _sum(typical[parcel.number])
+            is_long = excess_s > STOP_S
+            if is_long and was_long:
+                runs[-1].append(parcel.number)
+            elif is_long:
+                runs.append([parcel.number])
+            was_long = is_long
+        return runs
+
+    def _uneven(self) -> list[Cause]:
+        """What is above a worker's median."""
+        found = []
+        for place in self._places:
+            evened = {
+                (place, number): replace(own, compute_s=min(own.compute_s, typical.compute_s))
+                for number, typical in self._typical(place).items()
+                for own in [self._calls[place, number]]
+            }
+            calls = self._calls | evened
+            saved_s = self._base_s - replay(self._recording.pipeline(calls)).wall_s
             found.append(Cause(kind="uneven worker", where=self._worker(place), place=place, seconds=saved_s))
         return found
 
@@ -184,9 +206,9 @@ class _Judge:
         parcels = self._recording.parcels
         each_s: dict[str, list[float]] = {}
         for parcel in parcels:
-            call = self._recording.calls[place, parcel.number]
+            call = self._calls[place, parcel.number]
             each_s.setdefault(parcel.purpose, []).append(call.compute_s / len(parcel.items))
-        calls = [self._recording.calls[place, parcel.number] for parcel in parcels]
+        calls = [self._calls[place, parcel.number] for parcel in parcels]
         others = {name: statistics.median(getattr(call, name) for call in calls) for name in _BUT_COMPUTING}
         return {
             parcel.number: Call(
@@ -213,9 +235,7 @@ class _Judge:
 
     def _driver(self) -> Cause:
         quick = {
-            (place, name): _tenth(
-                [getattr(call, name) for (at, _), call in self._recording.calls.items() if at == place]
-            )
+            (place, name): _tenth([getattr(call, name) for (at, _), call in self._calls.items() if at == place])
             for place in (0, *self._places)
             for name in ("send_s", "reply_s")
         }
@@ -243,7 +263,7 @@ class _Judge:
         return found
 
     def _if(self, change: str, of_call: Change) -> WhatIf:
-        return self._told(change, self._as_it_is_s - self._saved_s(of_call))
+        return self._told(change, self._base_s - self._saved_s(of_call))
 
     def _if_calls(self, change: str, calls: Calls, num_workers: int) -> WhatIf:
         limits = (*self._recording.limits, self._recording.limits[-1])[:num_workers]
@@ -251,17 +271,18 @@ class _Judge:
 
     def _told(self, change: str, wall_s: float) -> WhatIf:
         measured = self._recording.num_samples / self._recording.measured_s
-        return WhatIf(change=change, samples_per_s=measured * self._as_it_is_s / wall_s)
+        stopped_s = self._as_it_is_s - self._base_s
+        return WhatIf(change=change, samples_per_s=measured * self._as_it_is_s / (wall_s + stopped_s))
 
     def _split(self) -> tuple[Calls, int]:
         """One more worker behind the slowest, each with half of its computing; the new edge is like that before it."""
         calls: Calls = {}
         place = self._slowest
-        for (at, number), call in self._recording.calls.items():
+        for (at, number), call in self._calls.items():
             calls[at + (at > place), number] = call
             if at == place:
                 half = replace(call, compute_s=call.compute_s / 2)
-                inner = self._recording.calls[max(1, place - 1), number]
+                inner = self._calls[max(1, place - 1), number]
                 calls[place, number] = replace(half, store_s=max(call.store_s, inner.store_s))
                 calls[place + 1, number] = half
         return calls, len(self._places) + 1
@@ -272,9 +293,9 @@ class _Judge:
         shares = _shares(self._stage_s, num_workers)
         calls: Calls = {}
         for parcel in self._recording.parcels:
-            own = [self._recording.calls[place, parcel.number] for place in self._places]
+            own = [self._calls[place, parcel.number] for place in self._places]
             whole_s = sum(call.compute_s for call in own)
-            calls[0, parcel.number] = self._recording.calls[0, parcel.number]
+            calls[0, parcel.number] = self._calls[0, parcel.number]
             for place, share in enumerate(shares, start=1):
                 like = own[min(place, len(own)) - 1]
                 # The last one there was stored nothing.

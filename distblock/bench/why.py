@@ -1,0 +1,306 @@
+"""Whether ``distblock why`` is right: causes are planted in short runs, and the runs are made without them, too.
+
+A round has a run with nothing planted, then one with each cause. For each, the verdict's first cause has to be the
+planted one; its seconds are held against those by which the run with it took longer than the run without, which is at
+the same time the confirmation of its "what if": the run that makes the change. The causes: a stage that sleeps, a data
+set that is slow to read, a driver that is kept busy, a worker that is stopped for a while (SIGSTOP), and, with
+``--hosts``, a link that is throttled (tc tbf).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import ray
+from rich.console import Console
+from rich.table import Table
+
+from distblock.bench.on_hosts import check_hosts, train_on_hosts
+from distblock.bench.outcome import Outcome, Outputs, conclude, read_options
+from distblock.bench.pictures import Lines
+from distblock.bench.workers import training_items
+from distblock.config import make_config
+from distblock.errors import InputError
+from distblock.messages import DataReport, Handling, WorkerReport
+from distblock.metrics.observer import Silent
+from distblock.metrics.timeline import Timeline
+from distblock.preparation import make_job, prepare
+from distblock.reasons import judge_run
+from distblock.report.calibration import recording
+from distblock.report.tables import duration
+from distblock.report.verdict import Verdict, judge
+from distblock.runs import RunDirectory
+from distblock.runtime import driver
+from distblock.runtime.cluster import joined, placed
+from distblock.runtime.crew import crew
+from distblock.schedule.course import AllAtOnce
+
+Planted = Literal["stage", "data", "driver", "stop", "edge"]
+
+KINDS: Mapping[Planted, str] = {
+    "stage": "worker",
+    "data": "data",
+    "driver": "driver",
+    "stop": "stopped worker",
+    "edge": "edge",
+}
+"""What the verdict calls each."""
+
+SLOW_STAGE_S = 0.05
+SLOW_SAMPLE_S = 0.001
+BUSY_DRIVER_S = 0.05
+STOP_S = 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Outputs):
+    """Whether `distblock why` names what was planted."""
+
+    causes: tuple[Planted, ...] = ("stage", "data", "driver", "stop")
+    """which are planted, beside that of --hosts"""
+    microbatches: int = 80
+    """of each run"""
+    batch_size: int = 64
+    """samples a microbatch"""
+    rounds: int = 3
+    """of all of them"""
+    hosts: bool = False
+    """a throttled link, too, between two hosts of this machine (cluster/hosts; root, from a checkout)"""
+    rate: str = "20mbit"
+    """with --hosts: of the throttled link, as tc writes it"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A run with a cause in it, and one without.
+
+    Attributes:
+        planted: the cause.
+        verdict: on the run with it.
+        without_s: what the run without it took.
+    """
+
+    planted: Planted
+    verdict: Verdict
+    without_s: float
+
+    @property
+    def is_named(self) -> bool:
+        """The first cause is the planted one."""
+        return bool(self.verdict.causes) and self.verdict.causes[0].kind == KINDS[self.planted]
+
+    @property
+    def seconds(self) -> float:
+        """That the verdict says it costs."""
+        return self.verdict.causes[0].seconds if self.verdict.causes else 0.0
+
+    @property
+    def seconds_ratio(self) -> float:
+        """Those over the seconds by which the run took longer."""
+        return self.seconds / (self.verdict.measured_s - self.without_s)
+
+    @property
+    def what_if_ratio(self) -> float:
+        """What the run would have taken without it, as foretold, over what one without it took."""
+        return (self.verdict.measured_s - self.seconds) / self.without_s
+
+
+class _Watch(Silent):
+    """Records when each microbatch was where; may keep the driver busy."""
+
+    def __init__(self, busy_s: float) -> None:
+        self._busy_s = busy_s
+        self.timeline = Timeline()
+        self.calls, self.driver_s = 0, 0.0
+
+    def record_passage(self, report: WorkerReport | DataReport, handling: Handling) -> None:
+        self.timeline.record(report, handling)
+
+    def record_driver(self, busy_s: float) -> None:
+        self.calls, self.driver_s = self.calls + 1, self.driver_s + busy_s
+
+    def record(self, report: WorkerReport) -> None:  # noqa: ARG002
+        time.sleep(self._busy_s)
+
+
+class Samples:
+    """Digits-sized images that are slow to read, each of them new.
+
+    Args:
+        count: how many.
+        sample_s: seconds that one takes.
+    """
+
+    def __init__(self, count: int, sample_s: float) -> None:
+        self.targets = [index % 10 for index in range(count)]
+        self._sample_s = sample_s
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        if self._sample_s:
+            time.sleep(self._sample_s)
+        return np.random.default_rng(index).random((8, 8, 1), dtype=np.float32), self.targets[index]
+
+
+def samples(part: str, *, count: int, sample_s: float) -> Samples:
+    """A part of them; what is not trained on is quick."""
+    return Samples(count, sample_s) if part == "train" else Samples(20, 0.0)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """``distblock bench why``.
+
+    Raises:
+        InputError: a number that cannot be, or hosts cannot be made here.
+        RunFailedError: with --check, a ratio fell short.
+    """
+    options = read_options(Options, "why", arguments)
+    if min(options.microbatches, options.batch_size, options.rounds) < 1:
+        raise InputError("bench why: expected --microbatches, --batch-size and --rounds above 0")
+    if options.hosts:
+        check_hosts()
+    trials = [trial for _ in range(options.rounds) for trial in _round(options)]
+    Console(width=120).print(_table(options, trials))
+    conclude("why", options, make_outcome(trials))
+
+
+def _round(options: Options) -> list[Trial]:
+    without_s = measure(options, None).measured_s
+    trials = [
+        Trial(planted=planted, verdict=measure(options, planted), without_s=without_s)
+        for planted in options.causes
+        if planted != "edge"
+    ]
+    if options.hosts:
+        free, throttled = (_on_hosts(options, rate) for rate in (None, options.rate))
+        trials.append(Trial(planted="edge", verdict=throttled, without_s=free.measured_s))
+    return trials
+
+
+def measure(options: Options, planted: Planted | None) -> Verdict:
+    """A run on this machine, and the verdict on it."""
+    config = make_config(
+        {
+            "data": {"batch_size": options.batch_size},
+            "model": {"stages": 2},
+            "resources": {"workers": 2},
+            "regime": {"epochs": 1},
+        }
+    )
+    sample_s = SLOW_SAMPLE_S if planted == "data" else 0.0
+    dataset = partial(samples, count=options.batch_size * (options.microbatches + 1), sample_s=sample_s)
+    prepared = prepare(config, dataset=dataset)
+    job = make_job(prepared, run="bench", dataset=dataset)
+    if planted == "stage":
+        job = replace(job, hosts=tuple(replace(spec, delays_s={1: SLOW_STAGE_S}) for spec in job.hosts))
+    watch = _Watch(BUSY_DRIVER_S if planted == "driver" else 0.0)
+    needed = [{"CPU": 1.0}] * 3
+    with joined(config, needed), placed(needed, strategy="PACK", note=print) as group, crew(job, group) as people:
+        stop: Callable[[], None] = partial(_stop, people.workers[1].actors[0]) if planted == "stop" else _nothing
+        stopper = threading.Thread(target=stop)
+        stopper.start()
+        course = AllAtOnce(lambda _: training_items(prepared, options.microbatches))
+        driver.carry_out(job, people, course, watch, note=print)
+        stopper.join()
+    found = recording(watch.timeline.table(), config, driver_s=watch.driver_s / watch.calls)
+    return judge(found, codec=config.channel.codec)
+
+
+def _nothing() -> None:
+    """No worker is stopped."""
+
+
+def _stop(actor: Any) -> None:
+    """Stop a worker's process for a while, in the middle of its work."""
+    pid: Any = ray.get(actor.__ray_call__.remote(_pid))
+    time.sleep(0.3)
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(STOP_S)
+    os.kill(pid, signal.SIGCONT)
+
+
+def _pid(worker: Any) -> int:  # noqa: ARG001
+    return os.getpid()
+
+
+def _on_hosts(options: Options, rate: str | None) -> Verdict:
+    flags = ["--model.stages", "2", "--resources.workers", "2", "--data.batch-size", str(options.batch_size)]
+    flags += ["--regime.epochs", str(max(1, options.microbatches * options.batch_size // 1294))]
+    with tempfile.TemporaryDirectory(prefix="distblock-bench-") as folder:
+        kept = Path(folder) / "kept"
+        train_on_hosts(
+            [*flags, "--resources.strategy", "STRICT_SPREAD"],
+            num_hosts=3,
+            cpus=1,
+            rate=rate,
+            delay_s=0.0,
+            shared=None,
+            then=lambda run: shutil.copytree(run, kept),
+        )
+        return judge_run(RunDirectory.at(kept))
+
+
+def make_outcome(trials: Sequence[Trial]) -> Outcome:
+    """Ratios of each cause: whether it was named, and its seconds, as they were foretold over as they were."""
+    found: dict[str, list[float]] = {}
+    for trial in trials:
+        found.setdefault(f"{trial.planted}: named", []).append(float(trial.is_named))
+        found.setdefault(f"{trial.planted}: seconds", []).append(trial.seconds_ratio)
+        found.setdefault(f"{trial.planted}: what if", []).append(trial.what_if_ratio)
+    kinds = [each for each in get_args(Planted) if any(trial.planted == each for trial in trials)]
+    lines = {
+        name: {
+            float(index): float(np.median([getattr(trial, key) for trial in trials if trial.planted == kind]))
+            for index, kind in enumerate(kinds)
+        }
+        for name, key in (("seconds, foretold / measured", "seconds_ratio"), ("what if / run", "what_if_ratio"))
+    }
+    across = "cause: " + ", ".join(f"{index} {kind}" for index, kind in enumerate(kinds))
+    return Outcome(
+        figures=[_figures(trial) for trial in trials],
+        ratios=found,
+        picture=Lines(title="planted causes: foretold over measured", across=across, upward="ratio", lines=lines),
+    )
+
+
+def _figures(trial: Trial) -> dict[str, Any]:
+    causes = [{"kind": each.kind, "where": each.where, "seconds": each.seconds} for each in trial.verdict.causes[:3]]
+    return {
+        "planted": trial.planted,
+        "measured_s": trial.verdict.measured_s,
+        "replayed_s": trial.verdict.replayed_s,
+        "without_s": trial.without_s,
+        "causes": causes,
+    }
+
+
+def _table(options: Options, trials: Sequence[Trial]) -> Table:
+    title = f"planted causes, {options.microbatches} microbatches of {options.batch_size}, two workers"
+    table = Table(title=title)
+    for heading in ("planted", "named first", "its seconds", "longer by", "ratio", "run without", "foretold"):
+        table.add_column(heading, justify="right")
+    for trial in trials:
+        verdict = trial.verdict
+        table.add_row(
+            trial.planted,
+            f"{verdict.causes[0].kind}: {verdict.causes[0].where}" if verdict.causes else "nothing",
+            duration(trial.seconds),
+            duration(verdict.measured_s - trial.without_s),
+            f"{trial.seconds_ratio:.2f}",
+            duration(trial.without_s),
+            duration(verdict.measured_s - trial.seconds),
+        )
+    return table
