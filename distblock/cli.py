@@ -33,6 +33,7 @@ HELP = """usage: distblock VERB [...]
   resume     go on with a run that was cut short, from its newest checkpoint
   evaluate   measure a run's stages again
   export     write a run's weights as one file
+  report     runs as one page of HTML, with pictures
   why        what holds a run back, by how many seconds, and what would change
   compare    several settings under equal budgets, over seeds: what a point of accuracy costs
   tune       search settings on the validation part, with early stopping
@@ -138,6 +139,20 @@ def export(run: Positional[str], to: str, stage: int | None = None, classifier: 
     _console().print(f"{to}: {num_tensors} tensors, stages 0 to {last}")
 
 
+def report(runs: Positional[tuple[str, ...]], to: str | None = None) -> None:
+    """Write runs, side by side, as one page of HTML that needs no network.
+
+    Args:
+        runs: directories of runs.
+        to: the file; default: report.html in the run's directory, or here where there are several.
+    """
+    if not runs:
+        raise InputError("report: expected the directory of a run or several, got none")
+    from distblock.pages import report as write_report
+
+    print(write_report([_directory(run) for run in runs], to=to))
+
+
 def why(run: Positional[str], json: bool = False) -> None:
     """Say what holds a run back: the run told again from what was measured, with one part of it made quick.
 
@@ -239,7 +254,7 @@ def _run(words: list[str]) -> int:
 
 def _dispatch(verb: str, arguments: list[str]) -> int | None:
     """The verb's exit status, where it has one beside 0."""
-    typed = {"evaluate": evaluate, "export": export, "why": why}
+    typed = {"evaluate": evaluate, "export": export, "report": report, "why": why}
     plain: dict[str, Callable[[Sequence[str]], int | None]] = {
         **{"train": train, "resume": resume, "compare": compare, "tune": tune, "verify": verify, "bench": bench},
         **{"submit": submit, "jobs": jobs, "stop": stop},

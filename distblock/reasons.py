@@ -28,6 +28,14 @@ def why(directory: RunDirectory, *, as_json: bool = False) -> str:
     return "\n".join(sentences(verdict))
 
 
+def verdict_or_none(directory: RunDirectory) -> Verdict | None:
+    """The verdict on a finished run, where there can be one."""
+    try:
+        return judge_run(directory)
+    except InputError:
+        return None
+
+
 def judge_run(directory: RunDirectory) -> Verdict:
     """The verdict on a finished run; as for `why`."""
     for name in (SUMMARY, TIMELINE):

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import ray
@@ -28,7 +28,7 @@ from rich.table import Table
 
 from distblock.bench.on_hosts import check_hosts, train_on_hosts
 from distblock.bench.outcome import Outcome, Outputs, conclude, read_options
-from distblock.bench.pictures import Lines
+from distblock.bench.pictures import Bars
 from distblock.bench.workers import training_items
 from distblock.config import make_config
 from distblock.errors import InputError
@@ -260,20 +260,15 @@ def make_outcome(trials: Sequence[Trial]) -> Outcome:
         found.setdefault(f"{trial.planted}: named", []).append(float(trial.is_named))
         found.setdefault(f"{trial.planted}: seconds", []).append(trial.seconds_ratio)
         found.setdefault(f"{trial.planted}: what if", []).append(trial.what_if_ratio)
-    kinds = [each for each in get_args(Planted) if any(trial.planted == each for trial in trials)]
-    lines = {
+    kinds = list(dict.fromkeys(trial.planted for trial in trials))
+    bars = {
         name: {
-            float(index): float(np.median([getattr(trial, key) for trial in trials if trial.planted == kind]))
-            for index, kind in enumerate(kinds)
+            kind: float(np.median([getattr(trial, key) for trial in trials if trial.planted == kind])) for kind in kinds
         }
-        for name, key in (("seconds, foretold / measured", "seconds_ratio"), ("what if / run", "what_if_ratio"))
+        for name, key in (("seconds", "seconds_ratio"), ("what if", "what_if_ratio"))
     }
-    across = "cause: " + ", ".join(f"{index} {kind}" for index, kind in enumerate(kinds))
-    return Outcome(
-        figures=[_figures(trial) for trial in trials],
-        ratios=found,
-        picture=Lines(title="planted causes: foretold over measured", across=across, upward="ratio", lines=lines),
-    )
+    picture = Bars(title="planted causes", unit="foretold over measured", bars=bars)
+    return Outcome(figures=[_figures(trial) for trial in trials], ratios=found, picture=picture)
 
 
 def _figures(trial: Trial) -> dict[str, Any]:

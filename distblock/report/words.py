@@ -17,7 +17,7 @@ MOST = 6
 def sentences(verdict: Verdict) -> Iterator[str]:
     """A line each."""
     yield (
-        f"{verdict.samples_per_s:,.0f} samples/s over {_seconds(verdict.measured_s)} that were recorded"
+        f"{verdict.samples_per_s:,.0f} samples/s, evaluation included, over {_seconds(verdict.measured_s)} of record"
         f" (told again from what each call took: {_seconds(verdict.replayed_s)})."
     )
     if verdict.is_rough:

@@ -25,6 +25,7 @@ METRICS = "metrics.parquet"
 HOPS = "hops.parquet"
 TIMELINE = "timeline.parquet"
 TRACE = "trace.json"
+REPORT = "report.html"
 
 _LOCK = ".lock"
 

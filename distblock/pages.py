@@ -1,0 +1,65 @@
+"""``distblock report RUN [RUN ...]``: read finished runs, and write the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distblock.config import FORMAT_VERSION
+from distblock.errors import InputError
+from distblock.reasons import verdict_or_none
+from distblock.report.page import Run, make_page
+from distblock.runs import METRICS, REPORT, SUMMARY, TIMELINE
+
+if TYPE_CHECKING:
+    from distblock.runs import RunDirectory
+
+
+def report(directories: Sequence[RunDirectory], *, to: str | None = None) -> str:
+    """Write the report.
+
+    Args:
+        directories: of finished runs.
+        to: the file; default: ``report.html`` in the run's directory, or here where there are several.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        InputError: a run has not ended, or is of another version.
+    """
+    page = make_page([read_run(directory) for directory in directories]).encode()
+    if to is None and len(directories) == 1:
+        directories[0].write(REPORT, page)
+        return directories[0].path(REPORT)
+    path = Path(to or REPORT)
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"--to: expected a file in a folder that is there, got {to}; make the folder first")
+    path.write_bytes(page)
+    return str(path)
+
+
+def read_run(directory: RunDirectory) -> Run:
+    """All that the report shows of a run; as for `report`."""
+    if not directory.exists(SUMMARY):
+        raise InputError(
+            f"report: expected a finished run with {SUMMARY}, found none in {directory.location}; wait for its end, or"
+            " name another run"
+        )
+    summary = directory.read_json(SUMMARY)
+    if summary.get("format_version") != FORMAT_VERSION or "memcpy_bytes_per_s" not in summary:
+        raise InputError(
+            f"report: expected a run of this version of distblock, got {directory.location} of another; train it again,"
+            " or use the version that made it"
+        )
+    timeline = directory.read_table(TIMELINE) if directory.exists(TIMELINE) else None
+    return Run(
+        name=directory.name,
+        config=directory.read_config(),
+        summary=summary,
+        metrics=directory.read_table(METRICS).to_pylist(),
+        # The plain loop has no workers to record.
+        timeline=timeline if timeline is not None and timeline.num_rows else None,
+        verdict=verdict_or_none(directory),
+    )

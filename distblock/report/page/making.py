@@ -1,0 +1,74 @@
+"""Put the page together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from distblock.report import tables
+from distblock.report.page import pictures
+from distblock.report.page.run import Run, bubble_share
+from distblock.report.words import sentences
+
+MISSING = tables.MISSING
+
+
+def make_page(runs: Sequence[Run]) -> str:
+    """HTML of one page that needs no network.
+
+    Args:
+        runs: one or more; names need not differ.
+    """
+    environment = Environment(
+        loader=PackageLoader("distblock.report.page", ""),
+        autoescape=select_autoescape(default=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "size": _or_missing(tables.size),
+        "binary": tables.binary_size,
+        "duration": _or_missing(tables.duration),
+        "percent": tables.percent,
+        "count": tables.count,
+        "number": tables.number,
+        "decimal": tables.decimal,
+    }
+    together = [pictures.accuracy_by_depth, pictures.transport_cost_by_depth, pictures.worker_seconds]
+    return environment.get_template("page.html.jinja").render(
+        title=", ".join(run.name for run in runs),
+        runs=[_content(run) for run in runs],
+        depth=[Markup(draw(runs)) for draw in together[:2]],
+        time=Markup(together[2](runs)),
+    )
+
+
+def _content(run: Run) -> dict[str, Any]:
+    """What the template shows of a run."""
+    has_hops = any(edge["sizes"] for edge in run.edges)
+    return {
+        "name": run.name,
+        "summary": run.summary,
+        "edges": run.edges,
+        "exposed_share": run.exposed_share,
+        "bubble_share": bubble_share(run),
+        "verdict": None if run.verdict is None else list(sentences(run.verdict)),
+        "lost_share": None if run.verdict is None else 1 - run.verdict.bound_s / run.verdict.measured_s,
+        "epochs": [
+            Markup(pictures.by_epoch(run, column, what))
+            for column, what in (
+                ("validation_accuracy", "validation accuracy, %"),
+                ("validation_transport_cost", "transport cost"),
+            )
+        ],
+        "hops": [Markup(draw(run)) for draw in (pictures.edge_seconds, pictures.edge_bytes)] if has_hops else [],
+        "schedule": None if run.timeline is None else Markup(pictures.schedules(run)),
+    }
+
+
+def _or_missing(show: Any) -> Any:
+    return lambda value: MISSING if value is None else show(value)

@@ -1,0 +1,180 @@
+"""The report's pictures, as SVG that stands inside a page."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from html import escape
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from distblock.report.page.run import PARTS, Run, worker_times
+from distblock.report.page.schedule import Bar, measured, planned
+
+COLORS = ("#4477aa", "#ee6677", "#ccbb44", "#66ccee", "#bbbbbb", "#aa3377", "#228833")
+"""Told apart by the color-blind. Source: Paul Tol, "Colour Schemes", 2021."""
+
+MOST_STAGES = 16
+"""Lines of accuracy by epoch; of more stages, some are drawn."""
+
+
+def accuracy_by_depth(runs: Sequence[Run]) -> str:
+    """Validation and test accuracy over the stages, a color a run."""
+    figure, axes = _figure()
+    for color, run in zip(_colors(), runs, strict=False):
+        for part, style in (("val", "--"), ("test", "-")):
+            values = [(stage["index"], stage[f"{part}_accuracy"]) for stage in run.summary["stages"]]
+            drawn = [(index, 100 * value) for index, value in values if value is not None]
+            label = f"{run.name}: {'validation' if part == 'val' else part}"
+            axes.plot(*zip(*drawn, strict=True), style, color=color, marker="o", markersize=4, label=label)
+    _label(axes, "stage", "accuracy, %")
+    return _svg(figure, "Accuracy by depth", runs)
+
+
+def transport_cost_by_depth(runs: Sequence[Run]) -> str:
+    """Over the stages, a color a run."""
+    figure, axes = _figure()
+    for color, run in zip(_colors(), runs, strict=False):
+        values = [(stage["index"], stage["transport_cost"]) for stage in run.summary["stages"]]
+        drawn = [each for each in values if each[1] is not None]
+        axes.plot(*zip(*drawn, strict=True), color=color, marker="o", markersize=4, label=run.name)
+    _label(axes, "stage", "transport cost")
+    return _svg(figure, "Transport cost by depth", runs)
+
+
+def by_epoch(run: Run, column: str, what: str) -> str:
+    """A column of metrics.parquet over the epochs, a line a stage."""
+    figure, axes = _figure()
+    stages = sorted({row["stage"] for row in run.metrics})
+    drawn = stages if len(stages) <= MOST_STAGES else stages[:: -(-len(stages) // MOST_STAGES)]
+    shades = mpl.colormaps["viridis"]
+    for stage in drawn:
+        rows = [row for row in run.metrics if row["stage"] == stage and row[column] is not None]
+        color = shades(0.9 * stages.index(stage) / max(1, len(stages) - 1))
+        factor = 100 if "accuracy" in column else 1
+        epochs, values = [row["epoch"] + 1 for row in rows], [factor * row[column] for row in rows]
+        axes.plot(epochs, values, color=color, marker=".", label=f"stage {stage}")
+    _label(axes, "epoch", what)
+    return _svg(figure, f"{what} by epoch", [run])
+
+
+def edge_seconds(run: Run) -> str:
+    """What each edge's hops took, and how much of it was exposed."""
+    edges = [edge for edge in run.edges if edge["sizes"]]
+    figure, axes = _figure(height=1.5 + 0.35 * len(edges))
+    names = [edge["name"] for edge in edges]
+    left = [0.0] * len(edges)
+    for color, key in zip(COLORS, ("encode_s", "put_s", "fetch_s", "decode_s"), strict=False):
+        values = [edge[key] for edge in edges]
+        axes.barh(names, values, left=left, color=color, height=0.5, label=key.removesuffix("_s"))
+        left = [before + value for before, value in zip(left, values, strict=True)]
+    exposed = [edge["exposed_s"] for edge in edges]
+    axes.barh(names, exposed, height=0.12, color="black", label="exposed, of fetch and decode")
+    axes.invert_yaxis()
+    _label(axes, "seconds over the run", "")
+    return _svg(figure, "Seconds of each edge's hops", [run])
+
+
+def edge_bytes(run: Run) -> str:
+    """What crossed each edge, and how quickly."""
+    edges = [edge for edge in run.edges if edge["sizes"]]
+    figure = Figure(figsize=(8, 1.2 + 0.35 * len(edges)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    names = [edge["name"] for edge in edges]
+    left.barh(names, [edge["wire_bytes"] * 1e-6 for edge in edges], height=0.5, color=COLORS[0])
+    left.set_xlabel("MB over the run")
+    right.barh(names, [edge["hop_bandwidth_bytes_per_s"] * 1e-6 for edge in edges], height=0.5, color=COLORS[3])
+    right.set_xlabel("MB/s, over a hop's own work")
+    left.invert_yaxis()
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    return _svg(figure, "Bytes and bandwidth of each edge", [run])
+
+
+def worker_seconds(runs: Sequence[Run]) -> str:
+    """Where each worker's time went; all bars of a run are as long as the run."""
+    rows = [(run, each) for run in runs for each in worker_times(run)]
+    names = [f"{run.name}: {each.name}" if len(runs) > 1 else each.name for run, each in rows]
+    figure, axes = _figure(height=1.7 + 0.32 * len(rows))
+    left = [0.0] * len(rows)
+    for color, (part, label) in zip(COLORS, PARTS.items(), strict=False):
+        values = [getattr(each, part) for _, each in rows]
+        axes.barh(range(len(rows)), values, left=left, color=color, height=0.6, label=label)
+        left = [before + value for before, value in zip(left, values, strict=True)]
+    axes.set_yticks(range(len(rows)), [_plain(name) for name in names])
+    axes.invert_yaxis()
+    _label(axes, "seconds", "")
+    return _svg(figure, "Where each worker's time went", runs)
+
+
+def schedules(run: Run) -> str:
+    """Planned above measured, at one scale."""
+    plan, real = planned(run), measured(run)
+    parts = [("measured", real)] if plan is None else [("planned", plan), ("measured", real)]
+    places = 1 + max(bar.place for bar in real)
+    figure = Figure(figsize=(8, 0.8 + len(parts) * (0.6 + 0.28 * places)), layout="constrained")
+    all_axes = figure.subplots(len(parts), 1, sharex=True, squeeze=False)[:, 0]
+    end_s = max(bar.finished_s for bar in real)
+    for axes, (title, bars) in zip(all_axes, parts, strict=True):
+        _staircase(axes, [bar for bar in bars if bar.started_s < end_s], places=places)
+        axes.set_title(title, fontsize=10, loc="left")
+        axes.set_xlim(0, end_s)
+    all_axes[-1].set_xlabel("seconds")
+    return _svg(figure, "The first microbatches: schedule", [run])
+
+
+def _staircase(axes: Axes, bars: Sequence[Bar], *, places: int) -> None:
+    for bar in bars:
+        light = 0.65 if bar.number % 2 else 1.0
+        color = COLORS[0] if bar.purpose != "evaluate" else COLORS[2]
+        width = bar.finished_s - bar.started_s
+        axes.barh(bar.place, width, left=bar.started_s, height=0.8, color=color, alpha=light, linewidth=0)
+    axes.set_yticks(range(places), ["data", *(f"worker {place}" for place in range(places - 1))], fontsize=8)
+    axes.set_ylim(places - 0.5, -0.5)
+    axes.grid(axis="x", alpha=0.3)
+
+
+def _figure(height: float = 3.6) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(8, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _label(axes: Axes, across: str, upward: str) -> None:
+    axes.set_xlabel(across)
+    axes.set_ylabel(upward)
+    if across in ("stage", "epoch"):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    handles, labels = axes.get_legend_handles_labels()
+    if len(labels) > 1:
+        figure = axes.get_figure(root=True)
+        assert figure is not None
+        names = [_plain(label) for label in labels]
+        figure.legend(handles, names, frameon=False, fontsize=8, loc="outside lower center", ncols=4)
+
+
+def _colors() -> Sequence[str]:
+    return COLORS * 4
+
+
+def _plain(text: str) -> str:
+    """Dollar signs would be mathematics."""
+    return text.replace("$", r"\$")
+
+
+def _svg(figure: Figure, title: str, runs: Sequence[Run]) -> str:
+    """Without the head that a file has; with a title for whoever cannot see it."""
+    file = io.StringIO()
+    salt = f"{title}/{'/'.join(run.name for run in runs)}"
+    with mpl.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none", "font.family": "sans-serif"}):
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    svg = file.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    whose = ", ".join(run.name for run in runs)
+    label = escape(f"{title}: {whose}", quote=True)
+    head = f'<svg role="img" aria-label="{label}"'
+    return svg.replace("<svg", head, 1)

@@ -1,0 +1,115 @@
+"""A run as the report reads it, and where its workers' time went."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from distblock.config import Config
+from distblock.report.verdict import Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What its directory holds.
+
+    Attributes:
+        name: of the directory.
+        config: ``config.yaml``.
+        summary: ``summary.json``.
+        metrics: rows of ``metrics.parquet``.
+        timeline: ``timeline.parquet``; None where there is none.
+        verdict: on it; None where it cannot be told again.
+    """
+
+    name: str
+    config: Config
+    summary: Mapping[str, Any]
+    metrics: Sequence[Mapping[str, Any]]
+    timeline: pa.Table | None
+    verdict: Verdict | None
+
+    @property
+    def edges(self) -> list[dict[str, Any]]:
+        """The edge from the data first."""
+        return [self.summary["data_edge"], *self.summary["edges"]]
+
+    @property
+    def exposed_share(self) -> float:
+        """Seconds in which workers idled while something was fetched or decoded for them, over all their seconds."""
+        workers = self.summary["num_workers"]
+        return sum(edge["exposed_s"] for edge in self.edges) / (workers * self.summary["wall_s"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerTime:
+    """Where one worker's seconds went; of replicas the mean.
+
+    Attributes:
+        name: with its stages.
+        compute_s: it computed.
+        exposed_s: it idled, and what it needed was being fetched or decoded.
+        credit_s: it idled with its input ready, for want of a credit.
+        input_s: it idled otherwise: nothing was there to be fetched, at the pipeline's filling and draining too.
+        other_s: what is left of the run's seconds: calls' ways, and what is between two computations.
+    """
+
+    name: str
+    compute_s: float
+    exposed_s: float
+    credit_s: float
+    input_s: float
+    other_s: float
+
+
+PARTS = {
+    "compute_s": "computing",
+    "exposed_s": "communication (exposed)",
+    "input_s": "waiting for input",
+    "credit_s": "waiting for a credit",
+    "other_s": "other",
+}
+"""How people read them."""
+
+
+def worker_times(run: Run) -> list[WorkerTime]:
+    """Of each worker in order. A worker begins where an edge was stored for it, the first one at stage 0."""
+    stages, edges, wall_s = run.summary["stages"], run.edges, run.summary["wall_s"]
+    replicas = run.summary["replicas"]
+    firsts = [index for index in range(len(stages)) if index == 0 or edges[index]["transport"] != "in process"]
+    times = []
+    for first, end in zip(firsts, [*firsts[1:], len(stages)], strict=True):
+        compute_s = sum(stage["compute_s"] for stage in stages[first:end]) / replicas
+        # Workers idle before the first of them begins, too; the run's seconds count from there.
+        idle_s = min(sum(stage["idle_s"] for stage in stages[first:end]) / replicas, max(0.0, wall_s - compute_s))
+        exposed_s = min(idle_s, edges[first]["exposed_s"] / replicas)
+        credit_s = min(idle_s - exposed_s, edges[end]["backpressure_s"]) if end < len(edges) else 0.0
+        name = f"stage {first}" if end == first + 1 else f"stages {first} to {end - 1}"
+        times.append(
+            WorkerTime(
+                name=name,
+                compute_s=compute_s,
+                exposed_s=exposed_s,
+                credit_s=credit_s,
+                input_s=idle_s - exposed_s - credit_s,
+                other_s=max(0.0, wall_s - compute_s - idle_s),
+            )
+        )
+    return times
+
+
+def bubble_share(run: Run) -> float | None:
+    """Share of the workers' seconds before each one's first computing and after its last; None: not recorded."""
+    if run.timeline is None:
+        return None
+    rows = [row for row in run.timeline.select(["worker", "started_s", "finished_s"]).to_pylist() if row["worker"] >= 0]
+    begun_s, ended_s = min(row["started_s"] for row in rows), max(row["finished_s"] for row in rows)
+    workers = {row["worker"] for row in rows}
+    idle_s = 0.0
+    for worker in workers:
+        own = [row for row in rows if row["worker"] == worker]
+        idle_s += min(row["started_s"] for row in own) - begun_s + ended_s - max(row["finished_s"] for row in own)
+    return idle_s / (len(workers) * run.summary["wall_s"])

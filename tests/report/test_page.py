@@ -1,0 +1,198 @@
+"""The report: figures are the summary's, nothing is taken for markup, and a browser shows it without a network."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distblock import BlockTrainer
+from distblock.errors import InputError
+from distblock.pages import read_run, report
+from distblock.report import tables
+from distblock.report.page import Run, make_page
+from distblock.report.page.run import bubble_share, worker_times
+from distblock.report.page.schedule import measured, planned
+from distblock.runs import RunDirectory
+
+SMALL: dict[str, Any] = {"data": {"batch_size": 64}, "regime": {"epochs": 2}}
+
+
+@pytest.fixture(scope="module")
+def runs(shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    settings = {
+        "workers": SMALL,
+        "plain loop": {**SMALL, "executor": "local"},
+        "wavefront": {**SMALL, "regime": {"name": "wavefront", "epochs": 1, "laps": 2}},
+        "asynchronous": {**SMALL, "regime": {"name": "asynchronous", "epochs": 2}},
+    }
+    for name, config in settings.items():
+        BlockTrainer({**config, "run_dir": str(folder / name)}).fit()
+    return {name: folder / name for name in settings}
+
+
+@pytest.fixture(scope="module")
+def run(runs: dict[str, Path]) -> Run:
+    return read_run(RunDirectory.at(runs["workers"]))
+
+
+class Text(HTMLParser):
+    """Cells of tables by row, and everything that would be loaded."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.tags: set[str] = set()
+        self.links: list[str] = []
+        self.labels: list[str] = []
+        self._is_cell = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: Sequence[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.add(tag)
+        self.links += [value or "" for key, value in attrs if key in ("src", "href", "xlink:href")]
+        self.labels += [values["aria-label"] or ""] if "aria-label" in values else []
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self._is_cell = True
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._is_cell = self._is_cell and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self._is_cell:
+            self.rows[-1][-1] += data
+
+
+def test_figures_are_the_summarys(run: Run):
+    rows = Text(make_page([run])).rows
+    for stage in run.summary["stages"]:
+        [row] = [row for row in rows if row[0] == str(stage["index"])]
+        assert row[4:6] == [tables.percent(stage["val_accuracy"]), tables.percent(stage["test_accuracy"])]
+        assert row[-1] == tables.size(stage["peak_memory_bytes"])
+    for edge in run.edges:
+        first, *sizes = [row for row in rows if row[0] == edge["name"]]
+        assert first[2:5] == [str(edge["hops"]), tables.size(edge["payload_bytes"]), tables.size(edge["wire_bytes"])]
+        assert [row[1:3] for row in sizes] == [
+            [tables.binary_size(each["upto_bytes"]), str(each["hops"])] for each in edge["sizes"]
+        ]
+    assert rows[1][0] == "workers"
+    assert rows[1][8] == tables.percent(run.summary["test_accuracy"])
+
+
+def test_it_loads_nothing(run: Run):
+    page = Text(make_page([run]))
+    assert [link for link in page.links if not link.startswith("#")] == []
+    assert not page.tags & {"script", "link", "img", "iframe"}
+    assert len(page.labels) == 8
+    assert all(label.endswith(": workers") for label in page.labels)
+
+
+def test_nothing_is_taken_for_markup(run: Run):
+    evil = "<script>alert(1)</script>$x^2$\"'"
+    page = make_page([replace(run, name=evil)])
+    assert "<script" not in page
+    assert Text(page).rows[1][0] == evil
+
+
+def test_several_runs_stand_side_by_side(runs: dict[str, Path], tmp_path: Path):
+    written = report([RunDirectory.at(path) for path in runs.values()], to=str(tmp_path / "all.html"))
+    page = Text(Path(written).read_text())
+    assert [row[0] for row in page.rows[1:5]] == list(runs)
+    assert "Accuracy by depth: workers, plain loop, wavefront, asynchronous" in page.labels
+    assert page.labels.count("The first microbatches: schedule: wavefront") == 1
+    assert "The first microbatches: schedule: plain loop" not in page.labels
+
+
+def test_a_workers_time_is_the_runs(run: Run):
+    times = worker_times(run)
+    assert [each.name for each in times] == ["stage 0", "stage 1", "stage 2"]
+    for each, stage in zip(times, run.summary["stages"], strict=True):
+        parts = (each.compute_s, each.exposed_s, each.credit_s, each.input_s, each.other_s)
+        assert min(parts) >= 0
+        assert sum(parts) == pytest.approx(run.summary["wall_s"])
+        assert each.compute_s == stage["compute_s"]
+    share = bubble_share(run)
+    assert share is not None
+    assert 0 < share < 1
+
+
+def test_the_plan_is_a_staircase(run: Run):
+    """Nobody begins before the one above has finished, nor two at once."""
+    bars = planned(run)
+    assert bars is not None
+    ends = {(bar.place, bar.number): bar.finished_s for bar in bars}
+    for bar in bars:
+        before = [ends[bar.place - 1, bar.number]] if bar.place else []
+        before += [ends[bar.place, bar.number - 1]] if (bar.place, bar.number - 1) in ends and bar.place else []
+        assert all(bar.started_s >= end_s - 1e-9 for end_s in before)
+    assert {bar.place for bar in bars} == {bar.place for bar in measured(run)} == {0, 1, 2, 3}
+
+
+def test_a_regime_of_several_streams_has_no_plan(runs: dict[str, Path]):
+    wave = read_run(RunDirectory.at(runs["wavefront"]))
+    assert planned(wave) is None
+    assert wave.verdict is None
+    assert len(measured(wave)) > 3
+
+
+def test_the_run_has_it(runs: dict[str, Path]):
+    written = report([RunDirectory.at(runs["workers"])])
+    assert written == str(runs["workers"] / "report.html")
+
+
+def test_what_is_no_finished_run_is_refused(runs: dict[str, Path], tmp_path: Path):
+    cut_short = tmp_path / "cut"
+    shutil.copytree(runs["workers"], cut_short)
+    (cut_short / "summary.json").unlink()
+    with pytest.raises(InputError, match=r"report: expected a finished run with summary\.json"):
+        report([RunDirectory.at(cut_short)])
+    with pytest.raises(InputError, match="--to: expected a file in a folder that is there"):
+        report([RunDirectory.at(runs["workers"])], to=str(tmp_path / "nowhere" / "page.html"))
+
+
+PROBE = """<script>
+addEventListener("load", () => {
+  const root = document.documentElement;
+  const out = document.createElement("p");
+  out.id = "probe";
+  out.textContent = [root.scrollWidth <= root.clientWidth, document.querySelectorAll("svg").length].join(" ");
+  document.body.append(out);
+});
+</script>"""
+
+
+@pytest.mark.parametrize("width", [500, 1280])
+def test_a_browser_shows_it(run: Run, tmp_path: Path, width: int):
+    """A copy with a script in it tells whether the page is wider than the window; the page itself has none."""
+    page = make_page([run])
+    probed = page.replace("default-src 'none';", "default-src 'none'; script-src 'unsafe-inline';")
+    dom = browse(tmp_path, probed.replace("</body>", f"{PROBE}</body>"), "--dump-dom", f"--window-size={width},900")
+    assert f'<p id="probe">true {page.count("<svg")}</p>' in dom
+
+
+def test_a_browser_prints_it(run: Run, tmp_path: Path):
+    browse(tmp_path, make_page([run]), f"--print-to-pdf={tmp_path / 'page.pdf'}")
+    assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")
+
+
+def browse(folder: Path, page: str, *flags: str) -> str:
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("no chromium here: apt-get install chromium")
+    (folder / "page.html").write_text(page)
+    # No name is resolved: what needed a network would be missing.
+    common = ["--headless=new", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    profile = f"--user-data-dir={folder / 'profile'}"
+    command = [browser, *common, profile, *flags, f"file://{folder / 'page.html'}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
