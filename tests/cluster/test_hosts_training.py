@@ -50,8 +50,8 @@ def test_digits_over_two_hosts(two: Hosts, tmp_path: Path, plain: list[str]):
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert [stage["weights_sha256"] for stage in summary["stages"]] == plain
 
-    # What one host sends the other receives; the link loses nothing for good.
-    assert moved[0].tx_bytes == pytest.approx(moved[1].rx_bytes, rel=0.02)
+    # What one host sends the other receives; the link loses nothing for good. They are not read at one moment.
+    assert moved[0].tx_bytes == pytest.approx(moved[1].rx_bytes, rel=0.05)
     hops = pq.read_table(tmp_path / "run" / "hops.parquet").to_pandas()
     logged = hops.groupby("edge")["wire_bytes"].sum()
     edges = [summary["data_edge"], *summary["edges"]]
