@@ -91,7 +91,7 @@ def _train(config: Config) -> None:
     summary: dict[str, Any] = result.metrics or {}
     console = _console()
     console.print(stages_table(summary))
-    if summary["num_stages"] > 1:
+    if summary["edges"]:
         console.print(edges_table(summary))
         if any(edge["sizes"] for edge in summary["edges"]):
             console.print(hops_table(summary))

@@ -265,6 +265,10 @@ class CheckpointsConfig(Section):
 class MetricsConfig(Section):
     """The Prometheus exporter and the log of hops."""
 
+    record: bool = True
+    """keep what hops cost and when everything happened; off: only what training itself needs, to see what this costs
+    (distblock bench measuring)"""
+
     port: Annotated[int, Field(ge=0, le=65535)] | None = None
     """port of the Prometheus exporter; 0: any free one; default: no exporter"""
     host: str = "127.0.0.1"
@@ -314,6 +318,11 @@ class Config(Section):
 
 def _check_together(config: Config) -> None:
     """Rules that span sections."""
+    if config.metrics.port is not None and not config.metrics.record:
+        raise ValueError(
+            f"metrics.port: expected none without metrics.record, got {config.metrics.port}: there would be nothing to"
+            " serve; leave one of the two out"
+        )
     if config.precision == "fp16" and config.resources.gpus_per_worker == 0:
         raise ValueError(
             "precision: expected fp32 or bf16 on a CPU, got fp16; set resources.gpus_per_worker or choose bf16"

@@ -242,13 +242,13 @@ class DataReport:
         item: the microbatch.
         departures: its way to stage 0, of each replica's share; none where samples come from a cache.
         node: the host's address.
-        passage: when it was where.
+        passage: when it was where; None: nobody looked.
     """
 
     item: Item
     departures: tuple[Departure, ...]
     node: str
-    passage: Passage
+    passage: Passage | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

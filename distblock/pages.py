@@ -48,6 +48,11 @@ def read_run(directory: RunDirectory) -> Run:
             " name another run"
         )
     summary = directory.read_json(SUMMARY)
+    if summary["data_edge"] is None:
+        raise InputError(
+            f"report: expected a run that was recorded, got {directory.location} with metrics.record false; train it"
+            " again without that"
+        )
     if summary.get("format_version") != FORMAT_VERSION or "memcpy_bytes_per_s" not in summary:
         raise InputError(
             f"report: expected a run of this version of distblock, got {directory.location} of another; train it again,"

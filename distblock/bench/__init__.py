@@ -11,6 +11,7 @@ BENCHMARKS = {
     "hop": "hop",
     "driver": "driver",
     "why": "why",
+    "measuring": "measuring",
     "pipeline": "pipeline",
     "wavefront": "wavefront",
     "slow-stage": "slow_stage",

@@ -86,6 +86,7 @@ class Monitor:
         self.lines: tuple[Line, ...] = ()
         self.memcpy_bytes_per_s: float | None = None
         self.driver_calls, self.driver_busy_s = 0, 0.0
+        self._is_recording = config.metrics.record
         self._interval_s = config.metrics.interval_s
         self._hops = HopsLog(interval_s=self._interval_s)
         self._timeline = Timeline()
@@ -168,7 +169,8 @@ class Monitor:
 
     def record(self, report: WorkerReport) -> None:
         """A worker is done with a microbatch."""
-        self._hops.advance(self.elapsed_s, self._settling.account)
+        if self._is_recording:
+            self._hops.advance(self.elapsed_s, self._settling.account)
         self.account.record(report)
         self._settling.record(report)
         if self._recovering is not None:
@@ -213,6 +215,8 @@ class Monitor:
 
     def record_backpressure(self, edge: int, seconds: float) -> None:
         """A sender stood idle for want of a credit."""
+        if not self._is_recording:
+            return
         self._hops.advance(self.elapsed_s, self._settling.account)
         for account in (self.account, self._settling.account):
             account.record_backpressure(edge, seconds)

@@ -53,6 +53,8 @@ def summarize(
     data_edge, *edges = edge_figures(
         account, lines, wall_s=wall_s, inputs=inputs, memcpy_bytes_per_s=memcpy_bytes_per_s
     )
+    if not config.metrics.record:
+        data_edge, edges = None, []
     return {
         "regime": config.regime.name,
         "executor": config.executor,

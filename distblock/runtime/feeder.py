@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,7 @@ class DataWorker:
         os.nice(10)  # it works ahead; where cores are short, a stage's computing goes first
         self._run = run
         self._replicas = config.replicas
+        self._is_recording = config.metrics.record
         self._data = open_data(config.data, seed=config.seed, dataset=dataset, info=info)
         self._staging = Staging(torch.device("cpu"))
         self._node = ray.util.get_node_ip_address()
@@ -72,7 +73,7 @@ class DataWorker:
             for item, (positions, labels) in zip(parcel.items, located, strict=True)
         )
         located_s = time.time()
-        passage = _passage((asked_s, asked_s, located_s, located_s), wire_bytes=0)
+        passage = self._passage((asked_s, asked_s, located_s, located_s), ())
         yield tuple(DataReport(item=item, departures=(), node=self._node, passage=passage) for item in parcel.items)
 
     def prepare(self, parcel: Parcel, turn: int) -> Iterator[tuple[Payload, ...] | tuple[DataReport, ...]]:
@@ -95,8 +96,9 @@ class DataWorker:
             begun_s = time.perf_counter()
             yield payloads
             put_s = (time.perf_counter() - begun_s) / len(payloads)
-            for each, payload in zip(departures, payloads, strict=True):
-                each.append(payload.departure(encode_s=0.0, put_s=put_s))
+            if self._is_recording:
+                for each, payload in zip(departures, payloads, strict=True):
+                    each.append(payload.departure(encode_s=0.0, put_s=put_s))
         self._strikes.strike("stored", turn)
         stored_s = time.time()
         yield tuple(
@@ -104,7 +106,7 @@ class DataWorker:
                 item=item,
                 departures=tuple(each),
                 node=self._node,
-                passage=_passage((asked_s, start_s, end_s, stored_s), wire_bytes=sum(hop.wire_bytes for hop in each)),
+                passage=self._passage((asked_s, start_s, end_s, stored_s), each),
             )
             for item, each, start_s, end_s in zip(parcel.items, departures, started_s, finished_s, strict=True)
         )
@@ -124,17 +126,18 @@ class DataWorker:
             staging=self._staging,
         )
 
-
-def _passage(moments_s: tuple[float, float, float, float], *, wire_bytes: int) -> Passage:
-    """Asked, started, finished, stored: a data worker fetches nothing, and its samples are encoded as they are read."""
-    asked_s, started_s, finished_s, stored_s = moments_s
-    return Passage(
-        asked_s=asked_s,
-        fetched_s=asked_s,
-        decoded_s=asked_s,
-        started_s=started_s,
-        finished_s=finished_s,
-        encoded_s=finished_s,
-        stored_s=stored_s,
-        wire_bytes=wire_bytes,
-    )
+    def _passage(self, moments_s: tuple[float, float, float, float], departures: Sequence[Departure]) -> Passage | None:
+        """Asked, started, finished, stored: it fetches nothing, and its samples are encoded as they are read."""
+        if not self._is_recording:
+            return None
+        asked_s, started_s, finished_s, stored_s = moments_s
+        return Passage(
+            asked_s=asked_s,
+            fetched_s=asked_s,
+            decoded_s=asked_s,
+            started_s=started_s,
+            finished_s=finished_s,
+            encoded_s=finished_s,
+            stored_s=stored_s,
+            wire_bytes=sum(hop.wire_bytes for hop in departures),
+        )

@@ -316,9 +316,11 @@ class StageWorker:
         self, parcel: Parcel, arrived: Arrived, done: Sequence[_Done], *, put_s: float, stored_s: float
     ) -> tuple[WorkerReport, ...]:
         """Of each microbatch; what storing the parcel took is shared out evenly."""
+        if not self._spec.config.metrics.record:
+            return tuple(self._report(item, each.computed) for item, each in zip(parcel.items, done, strict=True))
         idle_since_s = done[0].computed.idle_since_s
         return tuple(
-            self._report(
+            self._recorded(
                 item,
                 each,
                 arrivals=arrived.arrivals(each.fetched, idle_since_s=idle_since_s),
@@ -328,21 +330,33 @@ class StageWorker:
             for item, each in zip(parcel.items, done, strict=True)
         )
 
-    def _report(
+    def _recorded(
         self, item: Item, done: _Done, *, arrivals: tuple[Arrival, ...], put_s: float, passage: Passage
     ) -> WorkerReport:
         computed = done.computed
         departures = computed.departures
         if done.payload is not None:
             departures += (done.payload.departure(encode_s=done.encode_s, put_s=put_s),)
+        arrivals += computed.work.arrivals
+        return self._report(item, computed, arrivals=arrivals, departures=departures, passage=passage)
+
+    def _report(
+        self,
+        item: Item,
+        computed: _Computed,
+        *,
+        arrivals: tuple[Arrival, ...] = (),
+        departures: tuple[Departure, ...] = (),
+        passage: Passage | None = None,
+    ) -> WorkerReport:
         return WorkerReport(
             worker=self._index,
             item=item,
             stages=computed.work.reports,
-            arrivals=(*arrivals, *computed.work.arrivals),
+            arrivals=arrivals,
             departures=departures,
-            started_s=passage.started_s,
-            finished_s=passage.finished_s,
+            started_s=self._epoch_s + computed.started_s,
+            finished_s=self._epoch_s + computed.finished_s,
             idle_s=max(0.0, computed.started_s - computed.idle_since_s - computed.reused.seconds),
             reused=computed.reused.numbers,
             reuse_s=computed.reused.seconds,
