@@ -308,6 +308,25 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """What a worker is at, as the driver sees it.
+
+    Attributes:
+        who: the worker, with its stages; or the data worker.
+        edge: the stage that its input's edge enters; None at a data worker.
+        at: the oldest of its calls that has not ended, in words; None: it has none.
+        since_s: seconds for which it has finished nothing, though it had something to do; 0 where it has not.
+        waiting: calls that it has been given and not finished, that one among them.
+    """
+
+    who: str
+    edge: int | None
+    at: str | None
+    since_s: float
+    waiting: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
     """Something that the run has survived.
 

@@ -1,16 +1,17 @@
-"""``distblock why RUN``: what holds a run back, in a few sentences or as JSON."""
+"""``distblock why RUN``: what holds a run back, in a few sentences or as JSON; of one under way, who is at what."""
 
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from distblock.errors import InputError
 from distblock.report.calibration import recording
 from distblock.report.verdict import Verdict, judge
-from distblock.report.words import sentences
-from distblock.runs import SUMMARY, TIMELINE
+from distblock.report.words import sentences, standing_sentences
+from distblock.runs import STATUS, SUMMARY, TIMELINE
 
 if TYPE_CHECKING:
     from distblock.runs import RunDirectory
@@ -20,8 +21,11 @@ def why(directory: RunDirectory, *, as_json: bool = False) -> str:
     """What to print.
 
     Raises:
-        InputError: the run has not ended, was not recorded, or its regime cannot be replayed.
+        InputError: there is no run, it was not recorded, or its regime cannot be replayed.
     """
+    if directory.exists(STATUS) and not directory.exists(SUMMARY):
+        status = directory.read_json(STATUS)
+        return json.dumps(status, indent=2) if as_json else "\n".join(standing_sentences(status, now_s=time.time()))
     verdict = judge_run(directory)
     if as_json:
         return json.dumps({**asdict(verdict), "is_rough": verdict.is_rough}, indent=2)

@@ -105,6 +105,7 @@ class BlockTrainer:
             patience=patience,
             console=self._console,
             on_evaluation=self._on_evaluation,
+            keep_standing=directory.keep_standing if directory.is_local else None,
         ) as monitor:
             is_new = False
             if not is_resumed:
@@ -120,6 +121,7 @@ class BlockTrainer:
                     directory.withdraw(is_new=is_new)
                 raise
             finally:
+                directory.forget_standing()
                 if monitor.has_begun:
                     keeper.write(runs.METRICS, lambda: directory.write_table(runs.METRICS, monitor.metrics_table()))
                     keeper.write(runs.HOPS, lambda: directory.write_table(runs.HOPS, monitor.hops_table()))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -218,3 +219,31 @@ def test_a_word_to_a_run_in_another_thread_is_no_concern_of_ours(tmp_path: Path)
     thread.start()
     thread.join()
     assert errors == []
+
+
+def test_a_stopped_worker_is_named_while_it_stands_still(tmp_path: Path):
+    """`distblock why` on a run under way."""
+    process = start(tmp_path, "train", "--run-dir", "run", "--regime.epochs", "1000")
+    read_until(process, r"epoch +1/")
+    children = psutil.Process(process.pid).children(recursive=True)
+    found = next(child for child in children if "StageWorker" in " ".join(child.cmdline()))
+    found.suspend()
+    pattern = r"(worker \d) \(stages \d to \d\) has finished nothing for (\d+\.\d) s: at .* microbatch \d+ \("
+    command = [sys.executable, "-m", "distblock", "why", "run"]
+    told = ""
+    try:
+        for _ in range(20):
+            time.sleep(1)
+            told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+            match = re.search(pattern, told)
+            if match and float(match[2]) > 3:
+                break
+        else:
+            raise AssertionError(told)
+        # Whoever has stood still for longest comes first.
+        assert told.splitlines()[1].strip().startswith(match[1])
+    finally:
+        found.resume()
+    process.send_signal(signal.SIGTERM)
+    finish(process)
+    assert not (tmp_path / "run" / "status.json").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from distblock.messages import DataReport, Departure, Failure, Handling, Item, Line, WorkerReport
+from distblock.messages import DataReport, Departure, Failure, Handling, Item, Line, Standing, WorkerReport
 
 
 class Recorder(Protocol):
@@ -41,6 +41,10 @@ class Observer(Recorder, Protocol):
 
     def record_driver(self, busy_s: float) -> None:
         """The driver has worked for so long, since the end of the last call, and waits for that of another."""
+        ...
+
+    def record_standing(self, standings: Sequence[Standing]) -> None:
+        """What each worker is at; told a few times a second at most."""
         ...
 
     def set_in_flight(self, edge: int, count: int, num_bytes: int) -> None:
@@ -82,6 +86,9 @@ class Silent:
         """Nothing is kept."""
 
     def record_driver(self, busy_s: float) -> None:
+        """Nothing is kept."""
+
+    def record_standing(self, standings: Sequence[Standing]) -> None:
         """Nothing is kept."""
 
     def set_in_flight(self, edge: int, count: int, num_bytes: int) -> None:

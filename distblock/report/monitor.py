@@ -12,7 +12,7 @@ from rich.console import Console
 
 from distblock.config import Config
 from distblock.learning.blueprint import Blueprint
-from distblock.messages import DataReport, Departure, Failure, Handling, Item, Line, WorkerReport
+from distblock.messages import DataReport, Departure, Failure, Handling, Item, Line, Standing, WorkerReport
 from distblock.metrics.accounting import Account
 from distblock.metrics.exporter import Exporter
 from distblock.metrics.log import HopsLog, metrics_table
@@ -43,6 +43,10 @@ class Fork:
     elapsed_s: float
 
 
+STANDING_S = 2.0
+"""Seconds between two looks at what workers are at, that are kept."""
+
+
 class Monitor:
     """An `Observer` that hands on to all that want to know; a context manager.
 
@@ -59,6 +63,7 @@ class Monitor:
         patience: is told the validation accuracies.
         console: where progress goes.
         on_evaluation: is called with a stage and its validation accuracy, after each evaluation.
+        keep_standing: is called every few seconds with what each worker is at.
 
     Raises:
         InputError: the exporter's port is taken.
@@ -74,8 +79,10 @@ class Monitor:
         patience: Patience,
         console: Console,
         on_evaluation: OnEvaluation | None = None,
+        keep_standing: Callable[[Sequence[Standing]], None] | None = None,
     ) -> None:
         self._on_evaluation = on_evaluation
+        self._keep_standing, self._kept_s = keep_standing, float("-inf")
         self._patience = patience
         self.account = Account(num_stages=blueprint.num_stages)
         self._num_validation = plan.num_validation
@@ -236,6 +243,12 @@ class Monitor:
         self.driver_busy_s += busy_s
         if self._exporter is not None:
             self._exporter.record_driver(busy_s)
+
+    def record_standing(self, standings: Sequence[Standing]) -> None:
+        """What each worker is at: kept where somebody can look, every few seconds."""
+        if self._keep_standing is not None and time.monotonic() - self._kept_s >= STANDING_S:
+            self._kept_s = time.monotonic()
+            self._keep_standing(standings)
 
     def set_in_flight(self, edge: int, count: int, num_bytes: int) -> None:
         """What is in flight on an edge now."""

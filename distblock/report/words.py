@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+from distblock.metrics.hops import edge_name
 from distblock.report.tables import duration, percent
 from distblock.report.verdict import Cause, Verdict
 
@@ -34,6 +36,34 @@ def sentences(verdict: Verdict) -> Iterator[str]:
     for each in verdict.what_ifs:
         times = each.samples_per_s / verdict.samples_per_s
         yield f"  {each.change}: {each.samples_per_s:,.0f} samples/s, {times:.2f} times as many"
+
+
+STALE_S = 15.0
+"""Seconds after which a run under way should have been heard of."""
+
+
+def standing_sentences(status: Mapping[str, Any], *, now_s: float) -> Iterator[str]:
+    """Of a run under way: who is at what, whoever has finished nothing for longest first.
+
+    Args:
+        status: content of ``status.json``.
+        now_s: seconds since the epoch.
+    """
+    age_s = now_s - status["written_s"]
+    yield f"Under way, as of {age_s:.1f} s ago."
+    if age_s > STALE_S:
+        yield "The driver has not been heard of since: it hangs, or it is gone (then: distblock resume)."
+    for each in sorted(status["workers"], key=lambda each: -each["since_s"]):
+        yield f"  {_standing(each)}"
+
+
+def _standing(each: Mapping[str, Any]) -> str:
+    edge = None if each["edge"] is None else edge_name(each["edge"])
+    if each["at"] is None:
+        return f"{each['who']} has nothing to do" + (f": nothing has come over edge {edge}" if edge else "")
+    doing = "reading it" if edge is None else f"computing it, or fetching it over edge {edge}"
+    calls = f", with {each['waiting']} calls given" if each["waiting"] > 1 else ""
+    return f"{each['who']} has finished nothing for {each['since_s']:.1f} s: at {each['at']} ({doing}){calls}"
 
 
 def _words(cause: Cause) -> str:

@@ -1,6 +1,6 @@
 """What a run leaves on disk, or in any place that pyarrow.fs reaches."""
 
-from distblock.runs.directory import CONFIG, HOPS, METRICS, REPORT, SUMMARY, TIMELINE, TRACE, RunDirectory
+from distblock.runs.directory import CONFIG, HOPS, METRICS, REPORT, STATUS, SUMMARY, TIMELINE, TRACE, RunDirectory
 from distblock.runs.names import check_name, default_name
 from distblock.runs.weights import (
     FINAL,
@@ -18,6 +18,7 @@ __all__ = [
     "HOPS",
     "METRICS",
     "REPORT",
+    "STATUS",
     "SUMMARY",
     "TIMELINE",
     "TRACE",

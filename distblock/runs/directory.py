@@ -5,9 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import posixpath
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -18,6 +19,7 @@ from pyarrow import fs
 
 from distblock.config import FORMAT_VERSION, Config, dump_config, make_config, parse_values
 from distblock.errors import InputError
+from distblock.messages import Standing
 
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
@@ -26,6 +28,7 @@ HOPS = "hops.parquet"
 TIMELINE = "timeline.parquet"
 TRACE = "trace.json"
 REPORT = "report.html"
+STATUS = "status.json"
 
 _LOCK = ".lock"
 
@@ -176,6 +179,23 @@ class RunDirectory:
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a Parquet file."""
         self.write(name, parquet_bytes(table))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine's own file systems, where a small file is written at once."""
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    def keep_standing(self, standings: Sequence[Standing]) -> None:
+        """Write what workers are at while the run is under way; a full disk is no reason to end it."""
+        content = {"written_s": time.time(), "workers": [asdict(standing) for standing in standings]}
+        with suppress(OSError):
+            self.write_json(STATUS, content)
+
+    def forget_standing(self) -> None:
+        """It is under way no more."""
+        with suppress(OSError):
+            if self.is_local and self.exists(STATUS):
+                self.remove(STATUS)
 
     def read_table(self, name: str) -> pa.Table:
         """Read a Parquet file.

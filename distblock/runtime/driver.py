@@ -27,7 +27,7 @@ from ray.exceptions import (
 )
 
 from distblock.errors import AttemptLostError, DeviceLostError, InputLostError, PeerLostError, WorkerLostError
-from distblock.messages import DataReport, Failure, FailureKind, Handling, Parcel, WorkerReport
+from distblock.messages import DataReport, Failure, FailureKind, Handling, Parcel, Standing, WorkerReport
 from distblock.metrics.observer import Observer
 from distblock.runtime.cluster import check_machine, joined, living, placed
 from distblock.runtime.crew import Crew, Job, State, cause, crew, in_one_line, same
@@ -368,10 +368,25 @@ class _Run:
         """See who has been silent for too long, and which nodes have gone."""
         self._watched_s = now_s = time.monotonic()
         self._check_nodes("it has left the cluster")
-        for seat in (*self._crew.workers, *self._crew.feeders):
+        for seat in self._seats:
             overdue_s = seat.deadline.overdue_s(now_s)
             if overdue_s is not None:
                 self._replace(seat, "froze", f"no result for {overdue_s:.0f} s")
+        self._observer.record_standing([self._standing(seat, now_s) for seat in self._seats])
+
+    @property
+    def _seats(self) -> list[Seat]:
+        return [*self._crew.workers, *self._crew.feeders]
+
+    def _standing(self, seat: Seat, now_s: float) -> Standing:
+        is_worker = seat.index < len(self._crew.workers)
+        return Standing(
+            who=seat.name,
+            edge=self._job.hosts[seat.index].stages.start if is_worker else None,
+            at=_place(seat)[0] if seat.ledger.oldest_unfinished else None,
+            since_s=seat.deadline.silent_s(now_s) or 0.0,
+            waiting=len(seat.ledger.unfinished),
+        )
 
     def _fail(self, seat: Seat, failure: BaseException) -> None:
         error = cause(failure) if isinstance(failure, RayTaskError) else failure
@@ -390,7 +405,7 @@ class _Run:
         if self._nodes.is_single:
             return
         lost = self._nodes.lost()
-        for seat in (*self._crew.workers, *self._crew.feeders):
+        for seat in self._seats:
             for where in seat.where:
                 if where.node_id in lost:
                     raise AttemptLostError("node_died", f"node {where.node} with {seat.name}", cause)

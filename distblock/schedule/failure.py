@@ -44,11 +44,15 @@ class Deadline:
         self._since_s = None if is_idle else now_s
         self._longest_s = None
 
+    def silent_s(self, now_s: float) -> float | None:
+        """Seconds without a result; None: nothing is asked of it."""
+        return None if self._since_s is None else now_s - self._since_s
+
     def overdue_s(self, now_s: float) -> float | None:
         """Seconds without a result, if they are too many."""
-        if self._since_s is None:
+        silent_s = self.silent_s(now_s)
+        if silent_s is None:
             return None
-        silent_s = now_s - self._since_s
         limit_s = max(START_S, self._least_s) if self._longest_s is None else self._least_s
         limit_s = max(limit_s, SLACK * (self._longest_s or 0.0))
         return silent_s if silent_s > limit_s else None

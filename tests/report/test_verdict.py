@@ -16,7 +16,7 @@ from distblock.messages import Parcel
 from distblock.metrics.timeline import TIMELINE_SCHEMA
 from distblock.report.calibration import Recording, recording
 from distblock.report.verdict import judge
-from distblock.report.words import sentences
+from distblock.report.words import sentences, standing_sentences
 from distblock.schedule.credits import Limit
 from distblock.schedule.replay import Call, Pipeline, replay
 
@@ -168,3 +168,35 @@ def test_other_regimes_are_refused(regime: str):
 def test_too_little_is_refused():
     with pytest.raises(InputError, match="two calls of every worker"):
         recording(TIMELINE_SCHEMA.empty_table(), CONFIG, driver_s=0.0)
+
+
+def test_a_run_under_way():
+    status = {
+        "written_s": 100.0,
+        "workers": [
+            {"who": "worker 0 (stages 0 to 0)", "edge": 0, "at": None, "since_s": 0.0, "waiting": 0},
+            {
+                "who": "worker 1 (stages 1 to 1)",
+                "edge": 1,
+                "at": "epoch 2, training microbatch 7",
+                "since_s": 9.5,
+                "waiting": 4,
+            },
+            {
+                "who": "data worker 0",
+                "edge": None,
+                "at": "epoch 2, training microbatch 9",
+                "since_s": 0.1,
+                "waiting": 1,
+            },
+        ],
+    }
+    first, *workers = standing_sentences(status, now_s=101.0)
+    assert first == "Under way, as of 1.0 s ago."
+    assert [line.strip() for line in workers] == [
+        "worker 1 (stages 1 to 1) has finished nothing for 9.5 s: at epoch 2, training microbatch 7 (computing it, or"
+        " fetching it over edge 0->1), with 4 calls given",
+        "data worker 0 has finished nothing for 0.1 s: at epoch 2, training microbatch 9 (reading it)",
+        "worker 0 (stages 0 to 0) has nothing to do: nothing has come over edge data->0",
+    ]
+    assert any("hangs, or it is gone" in line for line in standing_sentences(status, now_s=200.0))
