@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 import psutil
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 from distblock import local
+from distblock.bench.outcome import Outcome, Outputs, conclude, read_options
+from distblock.bench.pictures import Bars
 from distblock.config import make_config
 from distblock.errors import RunFailedError
 from distblock.learning.stage import arrays_sha256
@@ -62,7 +63,7 @@ SILENT: tuple[FaultKind, ...] = ("freeze", "hang")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Outputs):
     """Weights after faults against weights without."""
 
     runs: int = 10
@@ -75,8 +76,8 @@ class Options:
     """further runs, in processes of their own that are killed and resumed"""
     seed: int = 0
     """of the faults"""
-    output: str | None = None
-    """write every run as a line of JSON here"""
+    log: str | None = None
+    """write every run as a line of JSON here as it ends: nothing is lost if the rest is cut short"""
 
 
 class _Watch(Silent):
@@ -93,7 +94,7 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
         RunFailedError: a run ended with other weights than the undisturbed one.
     """
-    options = tyro.cli(Options, args=list(arguments), prog="distblock bench faults")
+    options = read_options(Options, "faults", arguments)
     prepared = {name: _prepare(regime) for name, regime in REGIMES.items()}
     expected = {name: _undisturbed(each) for name, each in prepared.items()}
     names, draw, runs = list(REGIMES), random.Random(options.seed), []
@@ -109,12 +110,27 @@ def main(arguments: Sequence[str]) -> None:
     Console(width=120).print(_table(runs))
     if not all(run["is_equal"] for run in runs):
         raise RunFailedError(f"bench faults: {sum(not run['is_equal'] for run in runs)} runs ended with other weights")
+    conclude("faults", options, make_outcome(runs))
+
+
+def make_outcome(runs: Sequence[dict[str, Any]]) -> Outcome:
+    """The ratio is of runs that ended with the weights of the undisturbed one."""
+    failures = [failure for run in runs for failure in run["failures"]]
+    held_up: dict[str, list[float]] = {}
+    for failure in failures:
+        held_up.setdefault(failure["kind"], []).append(failure["held_up_s"])
+    bars = {kind.replace("_", " "): statistics.median(values) for kind, values in sorted(held_up.items())}
+    return Outcome(
+        figures={"runs": runs, "num_faults": len(failures)},
+        ratios={"runs with the same weights": [float(run["is_equal"]) for run in runs]},
+        picture=Bars(title="held up by a failure", unit="seconds, median", bars={"held up": bars}),
+    )
 
 
 def _log(options: Options, name: str, run: dict[str, Any]) -> dict[str, Any]:
     run = {"regime": name, **run}
-    if options.output is not None:
-        with Path(options.output).open("a") as file:
+    if options.log is not None:
+        with Path(options.log).open("a") as file:
             file.write(json.dumps(run) + "\n")
     return run
 

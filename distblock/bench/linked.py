@@ -50,7 +50,7 @@ def check(num_hosts: int, rate: str) -> None:
     """
     if num_hosts < 2:
         raise InputError(f"--workers: expected 2 or more with --hosts, got {num_hosts}")
-    bits_per_s(rate)
+    bits_per_s(rate, "--rate")
     check_hosts()
 
 

@@ -8,19 +8,19 @@ all stages on one worker that holds one at a time and keeps the others on disk: 
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
 from rich.console import Console
 from rich.table import Table
 
+from distblock.bench.outcome import Outcome, Outputs, conclude, read_options
+from distblock.bench.pictures import Bars
 from distblock.config import make_config
 from distblock.learning.blueprint import Problem, draw_blueprint
 from distblock.learning.host import Host, HostSpec
@@ -30,7 +30,7 @@ from distblock.scratch.shelf import DiskShelf
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Outputs):
     """Peak memory by number of stages."""
 
     model: str = "resnet110"
@@ -47,20 +47,41 @@ class Options:
     """auxiliary classifier"""
     gpu: bool = False
     """measure on a GPU"""
-    output: str | None = None
-    """write the figures as JSON here"""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """``distblock bench memory``."""
-    options = tyro.cli(Options, args=list(arguments), prog="distblock bench memory")
+    """``distblock bench memory``.
+
+    Raises:
+        RunFailedError: with --check, a ratio fell short.
+    """
+    options = read_options(Options, "memory", arguments)
     numbers = (1, *options.stages)
     peaks = {number: [_alone(options, number, (stage,)) for stage in range(number)] for number in numbers}
     one_worker = {number: _alone(options, number, tuple(range(number))) for number in options.stages}
     Console(width=120).print(_table(options, peaks, one_worker))
-    if options.output is not None:
-        figures = {"options": asdict(options), "peak_bytes": peaks, "one_worker_bytes": one_worker}
-        Path(options.output).write_text(json.dumps(figures, indent=2))
+    conclude("memory", options, make_outcome(peaks, one_worker))
+
+
+def make_outcome(peaks: Mapping[int, Sequence[int]], one_worker: Mapping[int, int]) -> Outcome:
+    """Of peaks by number of stages, and by stage; ratios are over end-to-end training."""
+    whole = max(peaks[1])
+    largest = {number: max(own) for number, own in peaks.items() if number > 1}
+    kinds = {"largest worker": largest, "one worker, one stage at a time": one_worker}
+    ratios = {
+        f"{kind} / end-to-end, {number} stages": [peak / whole]
+        for kind, by_number in kinds.items()
+        for number, peak in by_number.items()
+    }
+    bars = {
+        kind: {"end-to-end": whole * 1e-6, **{f"{number} stages": peak * 1e-6 for number, peak in by_number.items()}}
+        for kind, by_number in kinds.items()
+    }
+    return Outcome(
+        figures={"peak_bytes": peaks, "one_worker_bytes": one_worker},
+        ratios=ratios,
+        picture=Bars(title="peak memory of training", unit="MB", bars=bars),
+    )
 
 
 def _alone(options: Options, num_stages: int, stages: tuple[int, ...]) -> int:

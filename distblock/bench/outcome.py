@@ -86,7 +86,8 @@ def read_options(kind: type[O], name: str, arguments: Sequence[str]) -> O:
         InputError: what is to be written has no folder; found before an hour is spent.
     """
     options = tyro.cli(kind, args=list(arguments), prog=f"distblock bench {name}")
-    for key, path in (("output", options.output), ("picture", options.picture)):
+    for key in ("output", "picture", "log"):
+        path = getattr(options, key, None)
         if path is not None and not Path(path).absolute().parent.is_dir():
             raise InputError(f"--{key}: expected a file in a folder that is there, got {path}; make the folder first")
     return options

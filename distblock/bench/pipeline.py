@@ -7,23 +7,23 @@ another algorithm. That is the comparison: what a user's samples per second are.
 
 from __future__ import annotations
 
-import json
-import platform
+import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
-import torch
 import tyro
 from rich.console import Console
 from rich.markup import escape
 
 from distblock.bench import linked
+from distblock.bench.outcome import Outcome, Outputs, conclude, read_options
+from distblock.bench.pictures import Bars
 from distblock.bench.rivals.lineup import Choice, Rivals, line_up
 from distblock.bench.rivals.trials import STAGES_PER_PROCESS, Kind, Wire
-from distblock.bench.standings import Round, best, make_matrix, make_table, our_name, ratios, spread
+from distblock.bench.standings import Round, best, make_matrix, make_table, our_name, ratios
 from distblock.bench.workers import Rates, Settings, measure_apart, measure_workers
 from distblock.errors import InputError
 
@@ -38,7 +38,7 @@ HERE = "this machine"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Outputs):
     """Samples per second of the pipeline, its bound and its rivals."""
 
     data_path: Annotated[str, tyro.conf.arg(help="folder with CIFAR-10 as train.parquet and test.parquet")]
@@ -76,8 +76,6 @@ class Options:
     """with --hosts: of every host's link, as tc writes it; none: as fast as memory is copied"""
     delay_ms: tuple[float, ...] = (0.0,)
     """with --hosts: milliseconds from host to host, each way; several are measured in turn"""
-    output: str | None = None
-    """write the figures as JSON here"""
 
     @property
     def processes(self) -> int:
@@ -106,9 +104,9 @@ def main(arguments: Sequence[str]) -> None:
 
     Raises:
         InputError: an option that cannot be, or hosts cannot be made here.
-        RunFailedError: a run of distblock failed.
+        RunFailedError: a run of distblock failed, or, with --check, a ratio fell short.
     """
-    options = tyro.cli(Options, args=list(arguments), prog="distblock bench pipeline")
+    options = read_options(Options, "pipeline", arguments)
     _check(options)
     console = Console(width=140)
     with tempfile.TemporaryDirectory(prefix="distblock-bench-") as name:
@@ -127,7 +125,7 @@ def main(arguments: Sequence[str]) -> None:
         console.print(make_matrix("by number of workers, medians", by_link[HERE], rows, _baselines(rivals)))
     for rival, error in rivals.errors.items():
         console.print(escape(f"{rival}: {error}"))
-    _write(options, by_link, rivals)
+    conclude("pipeline", options, make_outcome(options, rivals, by_link))
 
 
 def _check(options: Options) -> None:
@@ -229,19 +227,18 @@ def _baselines(rivals: Rivals) -> list[str]:
     return ["plain loop", our_name(1), *(trial.name for trial in rivals.trials if trial.kind == "end-to-end")]
 
 
-def _write(options: Options, by_link: Mapping[str, Sequence[Round]], rivals: Rivals) -> None:
-    if options.output is None:
-        return
-
-    def spreads(rounds: Sequence[Round]) -> dict[str, Any]:
-        return {name: asdict(spread(each)) for name, each in named_ratios(options, rivals, rounds).items()}
-
-    content = {
-        "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "options": asdict(options),
-        "rounds": by_link,
-        "ratios": {link: spreads(rounds) for link, rounds in by_link.items()},
-        "errors": rivals.errors,
-    }
-    Path(options.output).write_text(json.dumps(content, indent=2))
+def make_outcome(options: Options, rivals: Rivals, by_link: Mapping[str, Sequence[Round]]) -> Outcome:
+    """Ratios by link, where there are several."""
+    found: dict[str, list[float]] = {}
+    bars: dict[str, dict[str, float]] = {}
+    for link, rounds in by_link.items():
+        where = "" if len(by_link) == 1 else f", {link}"
+        found |= {f"{name}{where}": values for name, values in named_ratios(options, rivals, rounds).items()}
+        shown = [options.ours, *_shown(rivals, rounds)]
+        own = {name: [each[name] for each in rounds if name in each] for name in shown}
+        bars[link] = {name: statistics.median(values) for name, values in own.items() if values}
+    return Outcome(
+        figures={"rounds": by_link, "errors": rivals.errors},
+        ratios=found,
+        picture=Bars(title=_title(options, next(iter(by_link))), unit="samples/s, median", bars=bars),
+    )

@@ -6,7 +6,6 @@ The same training each time, in turn, in one run of the benchmark; ratios are ta
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -14,11 +13,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 from distblock.attempts import Attempts
+from distblock.bench.outcome import Outcome, Outputs, conclude, read_options
+from distblock.bench.pictures import Bars
 from distblock.config import make_config
 from distblock.errors import RunFailedError
 from distblock.messages import Failure
@@ -34,7 +34,7 @@ CASES = ("no checkpoints", "checkpoints", "one worker again", "all from the last
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Outputs):
     """Checkpoints, and deaths, against neither."""
 
     data_path: str | None = None
@@ -55,8 +55,6 @@ class Options:
     """rounds"""
     deaths: int = 1
     """workers killed in each run with deaths, evenly over it, a worker further each time"""
-    output: str | None = None
-    """write figures as JSON here"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +70,9 @@ def main(arguments: Sequence[str]) -> None:
     """``distblock bench recovery``.
 
     Raises:
-        RunFailedError: the cases did not end with the same weights.
+        RunFailedError: the cases did not end with the same weights, or, with --check, a ratio fell short.
     """
-    options = tyro.cli(Options, args=list(arguments), prog="distblock bench recovery")
+    options = read_options(Options, "recovery", arguments)
     runs: list[list[_Run]] = []
     config = _prepare(options, CASES[0]).config
     weights: set[bytes] = set()
@@ -85,11 +83,27 @@ def main(arguments: Sequence[str]) -> None:
                 run, state = _train(_prepare(options, case), case, options)
                 runs[-1].append(run)
                 weights.add(b"".join(array.tobytes() for stage in sorted(state) for array in state[stage].values()))
-    if options.output is not None:
-        Path(options.output).write_text(json.dumps([[asdict(run) for run in each] for each in runs], indent=2))
     Console(width=120).print(_table(runs))
     if len(weights) != 1:
         raise RunFailedError("bench recovery: the cases ended with different weights")
+    conclude("recovery", options, make_outcome(runs))
+
+
+def make_outcome(rounds: Sequence[Sequence[_Run]]) -> Outcome:
+    """Ratios are of samples per second over those without checkpoints and deaths, within a round."""
+    rates = {case: [each[index].samples_per_s for each in rounds] for index, case in enumerate(CASES)}
+    return Outcome(
+        figures=[[asdict(run) for run in each] for each in rounds],
+        ratios={
+            f"{case} / {CASES[0]}": [own / none for own, none in zip(rates[case], rates[CASES[0]], strict=True)]
+            for case in CASES[1:]
+        },
+        picture=Bars(
+            title="checkpoints and deaths",
+            unit="samples/s, median",
+            bars={"samples/s": {case: statistics.median(values) for case, values in rates.items()}},
+        ),
+    )
 
 
 def _prepare(options: Options, case: str) -> Prepared:

@@ -17,11 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 from distblock.bench.on_hosts import check_hosts, cut_images, train_on_hosts
+from distblock.bench.outcome import Outcome, Outputs, conclude, read_options
+from distblock.bench.pictures import Bars
 from distblock.errors import InputError
 
 FORWARDER_BITS_PER_S = 420e6
@@ -31,7 +32,7 @@ UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Outputs):
     """Samples a second, exposed communication and the line's use, by hosts, rate and delay."""
 
     data_path: str | None = None
@@ -52,8 +53,8 @@ class Options:
     """rates of every host's link, as tc writes them; none: as fast as memory is copied"""
     delays_ms: tuple[float, ...] = (0.0, 25.0)
     """milliseconds from host to host, each way"""
-    output: str | None = None
-    """write every cell as a line of JSON here"""
+    log: str | None = None
+    """write every cell as a line of JSON here as it ends: nothing is lost if the rest is cut short"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +125,7 @@ def main(arguments: Sequence[str]) -> None:
         InputError: an option that cannot be, or hosts cannot be made here.
         RunFailedError: a training failed.
     """
-    options = tyro.cli(Options, args=list(arguments), prog="distblock bench scaling")
+    options = read_options(Options, "scaling", arguments)
     cells = make_cells(options)
     check_hosts()
     measured = []
@@ -135,6 +136,25 @@ def main(arguments: Sequence[str]) -> None:
             measured.append(_measure(options, cell, Path(folder)))
             _log(options, measured[-1])
     Console(width=140).print(make_table(options, measured))
+    conclude("scaling", options, make_outcome(measured))
+
+
+def make_outcome(measured: Sequence[Figures]) -> Outcome:
+    """Ratios are over one host, where that was measured."""
+    one = next((each.samples_per_s for each in measured if each.cell.hosts == 1), None)
+    bars: dict[str, dict[str, float]] = {}
+    ratios: dict[str, list[float]] = {}
+    for each in measured:
+        hosts = f"{each.cell.hosts} host{'s' if each.cell.hosts > 1 else ''}"
+        link = f"{each.cell.rate or 'unlimited'}, {each.cell.delay_ms:g} ms" if each.cell.hosts > 1 else "no link"
+        bars.setdefault(hosts, {})[link] = each.samples_per_s
+        if one is not None and each.cell.hosts > 1:
+            ratios[f"{hosts}, {link} / one host"] = [each.samples_per_s / one]
+    return Outcome(
+        figures=[{**asdict(each), "share_of_line": each.share_of_line} for each in measured],
+        ratios=ratios,
+        picture=Bars(title="hosts and links", unit="samples/s", bars=bars),
+    )
 
 
 def make_cells(options: Options) -> list[Cell]:
@@ -164,8 +184,8 @@ def make_cells(options: Options) -> list[Cell]:
     return cells
 
 
-def bits_per_s(rate: str) -> float:
-    """Of a rate as tc writes it.
+def bits_per_s(rate: str, option: str = "--rates") -> float:
+    """Of a rate as tc writes it; ``option`` is where it was given.
 
     Raises:
         InputError: it is of another form.
@@ -174,7 +194,7 @@ def bits_per_s(rate: str) -> float:
         return math.inf
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg]?)bit", rate)
     if match is None:
-        raise InputError(f"--rates: expected rates such as 100mbit or 1gbit, or none, got {rate}")
+        raise InputError(f"{option}: expected rates such as 100mbit or 1gbit, or none, got {rate}")
     return float(match[1]) * UNITS[match[2]]
 
 
@@ -241,8 +261,8 @@ def _flags(options: Options, folder: Path) -> list[str]:
 
 
 def _log(options: Options, figures: Figures) -> None:
-    if options.output is not None:
-        with Path(options.output).open("a") as file:
+    if options.log is not None:
+        with Path(options.log).open("a") as file:
             file.write(json.dumps({**asdict(figures), "share_of_line": figures.share_of_line}) + "\n")
 
 

@@ -7,17 +7,17 @@ compared after equal time.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
+from distblock.bench.outcome import Outcome, Outputs, conclude, read_options
+from distblock.bench.pictures import Bars
 from distblock.config import make_config
 from distblock.messages import WorkerReport
 from distblock.metrics.accounting import Account
@@ -27,7 +27,7 @@ from distblock.runtime import driver
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Outputs):
     """Microbatches a second of every stage, and accuracy after equal time."""
 
     data_path: Annotated[str, tyro.conf.arg(help="folder with CIFAR-10 as train.parquet and test.parquet")]
@@ -45,8 +45,6 @@ class Options:
     """time of training of each run"""
     seed: int = 0
     """seed"""
-    output: str | None = None
-    """write the figures as JSON here"""
 
 
 class _Watch(Silent):
@@ -75,17 +73,44 @@ class _Watch(Silent):
 
 
 def main(arguments: Sequence[str]) -> None:
-    """``distblock bench slow-stage --data-path DIR``."""
-    options = tyro.cli(Options, args=list(arguments), prog="distblock bench slow-stage")
+    """``distblock bench slow-stage --data-path DIR``.
+
+    Raises:
+        RunFailedError: with --check, a ratio fell short.
+    """
+    options = read_options(Options, "slow-stage", arguments)
     runs = {
         (regime, delay_s): _measure(options, regime, delay_s)
         for delay_s in (0.0, options.delay_s)
         for regime in ("parallel", "asynchronous")
     }
     Console(width=140).print(_table(options, runs))
-    if options.output is not None:
-        figures = [{"regime": regime, "delay_s": delay_s, **run} for (regime, delay_s), run in runs.items()]
-        Path(options.output).write_text(json.dumps({"options": asdict(options), "runs": figures}, indent=2))
+    conclude("slow-stage", options, make_outcome(runs))
+
+
+def make_outcome(runs: Mapping[tuple[str, float], dict[str, list[Any]]]) -> Outcome:
+    """Ratios are of the first stage's pace beside a slow stage over its pace where nobody is slow."""
+    slow_s = max(delay_s for _, delay_s in runs)
+    regimes = list(dict.fromkeys(regime for regime, _ in runs))
+    return Outcome(
+        figures=[{"regime": regime, "delay_s": delay_s, **run} for (regime, delay_s), run in runs.items()],
+        ratios={
+            f"stage 0 beside a slow one / nobody slow, {regime}": [
+                runs[regime, slow_s]["fresh_per_s"][0] / runs[regime, 0.0]["fresh_per_s"][0]
+            ]
+            for regime in regimes
+        },
+        picture=Bars(
+            title="a stage that is slow",
+            unit="microbatches a second",
+            bars={
+                f"{regime}, {'slow' if delay_s else 'nobody slow'}": {
+                    f"stage {stage}": pace for stage, pace in enumerate(run["fresh_per_s"])
+                }
+                for (regime, delay_s), run in runs.items()
+            },
+        ),
+    )
 
 
 def _measure(options: Options, regime: str, delay_s: float) -> dict[str, list[Any]]:

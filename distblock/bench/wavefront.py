@@ -9,18 +9,18 @@ besides.
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
+from distblock.bench.outcome import Outcome, Outputs, conclude, read_options
+from distblock.bench.pictures import Bars
 from distblock.config import make_config
 from distblock.messages import WorkerReport
 from distblock.metrics.observer import Silent
@@ -31,7 +31,7 @@ INPUTS = ("cache", "frozen")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Outputs):
     """Wall time of the wavefront over that of multi-lap on the same workers."""
 
     data_path: Annotated[str, tyro.conf.arg(help="folder with CIFAR-10 as train.parquet and test.parquet")]
@@ -51,8 +51,6 @@ class Options:
     """seconds that each training step sleeps"""
     rounds: int = 3
     """rounds; medians are printed"""
-    output: str | None = None
-    """write the figures as JSON here"""
 
 
 class _Timer(Silent):
@@ -68,12 +66,34 @@ class _Timer(Silent):
 
 
 def main(arguments: Sequence[str]) -> None:
-    """``distblock bench wavefront --data-path DIR``."""
-    options = tyro.cli(Options, args=list(arguments), prog="distblock bench wavefront")
+    """``distblock bench wavefront --data-path DIR``.
+
+    Raises:
+        RunFailedError: with --check, a ratio fell short.
+    """
+    options = read_options(Options, "wavefront", arguments)
     rounds = [_round(options) for _ in range(options.rounds)]
     Console(width=120).print(_table(options, rounds))
-    if options.output is not None:
-        Path(options.output).write_text(json.dumps({"options": asdict(options), "rounds": rounds}, indent=2))
+    conclude("wavefront", options, make_outcome(rounds))
+
+
+def make_outcome(rounds: Sequence[dict[str, dict[str, float]]]) -> Outcome:
+    """Ratios are of the wavefront over one stage at a time, within a round."""
+    walls = {key: [each[key]["wall_s"] for each in rounds] for key in rounds[0]}
+    bars = {
+        regime: {inputs: statistics.median(walls[f"{inputs}/{regime}"]) for inputs in INPUTS}
+        for regime in ("multi-lap", "wavefront")
+    }
+    return Outcome(
+        figures=rounds,
+        ratios={
+            f"wavefront / one stage at a time, {inputs}": [
+                wave / one for wave, one in zip(walls[f"{inputs}/wavefront"], walls[f"{inputs}/multi-lap"], strict=True)
+            ]
+            for inputs in INPUTS
+        },
+        picture=Bars(title="laps on all workers, and one stage at a time", unit="seconds, median", bars=bars),
+    )
 
 
 def _round(options: Options) -> dict[str, dict[str, float]]:

@@ -123,7 +123,8 @@ def test_images_are_cut(tmp_path: Path):
 
 @pytest.mark.skipif(missing() is not None, reason=str(missing()))
 def test_a_small_run(tmp_path: Path):
-    options = "--hosts 2 --rates 100mbit --delays-ms 0 --stages 1 --seconds 0.5 --output cells.jsonl"
+    options = "--hosts 2 --rates 100mbit --delays-ms 0 --stages 1 --seconds 0.5 --log cells.jsonl"
+    options += " --output cells.json --picture cells.svg"
     done = subprocess.run(
         [sys.executable, "-m", "distblock", "bench", "scaling", *options.split()],
         cwd=tmp_path,
@@ -135,6 +136,8 @@ def test_a_small_run(tmp_path: Path):
     print(done.stdout)
     [line] = (tmp_path / "cells.jsonl").read_text().splitlines()
     cell = json.loads(line)
+    assert json.loads((tmp_path / "cells.json").read_text())["figures"] == [cell]
+    assert (tmp_path / "cells.svg").read_text().startswith("<?xml")
     assert cell["cell"] == {"hosts": 2, "rate": "100mbit", "delay_ms": 0.0}
     # Each bundle on a host of its own: the one for data, and the one stage's.
     assert [each["has_crossed"] for each in cell["edges"]] == [True]

@@ -1,0 +1,121 @@
+"""What each benchmark concludes, of measurements made up by hand; the benchmarks themselves take minutes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from distblock.bench import BENCHMARKS, faults, memory, recovery, scaling, slow_stage, wavefront, why
+from distblock.bench.outcome import EXPECTATIONS, Outcome, Outputs, content
+from distblock.bench.pictures import draw
+from distblock.messages import Failure
+from distblock.report.verdict import Cause, Verdict
+
+
+def check(outcome: Outcome, folder: Path) -> Outcome:
+    """It can be written and drawn."""
+    json.dumps(content("made-up", Outputs(), outcome))
+    draw(outcome.picture, folder / "picture.svg")
+    assert (folder / "picture.svg").stat().st_size > 1000
+    return outcome
+
+
+def test_memory(tmp_path: Path):
+    outcome = check(
+        memory.make_outcome({1: [1000], 2: [700, 600], 4: [400, 300, 200, 100]}, {2: 800, 4: 500}), tmp_path
+    )
+    assert outcome.ratios["largest worker / end-to-end, 4 stages"] == [0.4]
+    assert outcome.ratios["one worker, one stage at a time / end-to-end, 2 stages"] == [0.8]
+
+
+def test_wavefront(tmp_path: Path):
+    walls = {"cache/multi-lap": 10.0, "cache/wavefront": 7.0, "frozen/multi-lap": 20.0, "frozen/wavefront": 15.0}
+    rounds = [{key: {"wall_s": wall_s, "steps_s": 1.0} for key, wall_s in walls.items()}] * 2
+    outcome = check(wavefront.make_outcome(rounds), tmp_path)
+    assert outcome.ratios["wavefront / one stage at a time, cache"] == [0.7, 0.7]
+    assert outcome.ratios["wavefront / one stage at a time, frozen"] == [0.75, 0.75]
+
+
+def test_slow_stage(tmp_path: Path):
+    paces = {("parallel", 0.0): 10, ("asynchronous", 0.0): 10, ("parallel", 0.2): 4, ("asynchronous", 0.2): 9}
+    runs = {key: {"fresh_per_s": [pace, pace / 2]} for key, pace in paces.items()}
+    outcome = check(slow_stage.make_outcome(runs), tmp_path)
+    assert outcome.ratios["stage 0 beside a slow one / nobody slow, parallel"] == [0.4]
+    assert outcome.ratios["stage 0 beside a slow one / nobody slow, asynchronous"] == [0.9]
+
+
+def test_recovery(tmp_path: Path):
+    rates = (100.0, 98.0, 80.0, 60.0)
+    cases = zip(recovery.CASES, rates, strict=True)
+    runs = [recovery._Run(case=case, wall_s=1.0, samples_per_s=r, checkpoints=1, failures=()) for case, r in cases]
+    outcome = check(recovery.make_outcome([runs]), tmp_path)
+    assert outcome.ratios["checkpoints / no checkpoints"] == [0.98]
+    assert outcome.ratios["all from the last checkpoint / no checkpoints"] == [0.6]
+
+
+def test_faults(tmp_path: Path):
+    failures = [{"kind": "worker_died", "held_up_s": seconds} for seconds in (1.0, 3.0)]
+    runs = [{"regime": "parallel", "is_equal": is_equal, "failures": failures} for is_equal in (True, False)]
+    outcome = check(faults.make_outcome(runs), tmp_path)
+    assert outcome.ratios == {"runs with the same weights": [1.0, 0.0]}
+    assert outcome.figures["num_faults"] == 4
+
+
+def test_scaling(tmp_path: Path):
+    cells = [scaling.Cell(hosts=1), scaling.Cell(hosts=2, rate="20mbit", delay_ms=25.0), scaling.Cell(hosts=2)]
+    measured = [
+        scaling.Figures(cell=cell, wall_s=1.0, samples_per_s=pace, edges=())
+        for cell, pace in zip(cells, (100.0, 25.0, 90.0), strict=True)
+    ]
+    outcome = check(scaling.make_outcome(measured), tmp_path)
+    assert outcome.ratios == {
+        "2 hosts, 20mbit, 25 ms / one host": [0.25],
+        "2 hosts, unlimited, 0 ms / one host": [0.9],
+    }
+
+
+def test_why(tmp_path: Path):
+    cause = Cause(kind="worker", where="worker 1", place=2, seconds=4.0)
+    about: dict[str, Any] = {"samples_per_s": 1.0, "bound_s": 1.0, "slowest": "worker 1", "what_ifs": ()}
+    verdict = Verdict(measured_s=10.0, replayed_s=10.0, causes=(cause,), **about)
+    trials = [why.Trial(planted=planted, verdict=verdict, without_s=5.0) for planted in ("stage", "data")]
+    outcome = check(why.make_outcome(trials), tmp_path)
+    assert outcome.ratios["stage: named"] == [1.0]
+    assert outcome.ratios["data: named"] == [0.0]
+    assert outcome.ratios["stage: seconds"] == [4 / 5]
+    assert outcome.ratios["stage: what if"] == [6 / 5]
+
+
+def test_every_benchmark_can_be_asked_for_the_same():
+    from importlib import import_module
+
+    for module in BENCHMARKS.values():
+        options = import_module(f"distblock.bench.{module}").Options
+        assert issubclass(options, Outputs), module
+
+
+def test_expectations_are_of_benchmarks_and_have_bounds():
+    expected = cast("dict[str, Any]", json.loads(EXPECTATIONS.read_text()))
+    assert set(expected) <= set(BENCHMARKS)
+    for entry in expected.values():
+        assert entry["ratios"]
+        for bounds in entry["ratios"].values():
+            assert bounds
+            assert set(bounds) <= {"at_least", "at_most"}
+
+
+def test_a_failure_has_what_faults_reads():
+    assert {"kind", "held_up_s", "replayed"} <= set(Failure.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("option", ["--output", "--picture"])
+def test_a_file_without_a_folder_is_refused_before_anything_runs(option: str, tmp_path: Path):
+    from distblock.errors import InputError
+
+    with pytest.raises(InputError, match=f"{option}: expected a file in a folder that is there"):
+        memory.main([option, str(tmp_path / "no" / "file")])
+    with pytest.raises(InputError, match="--log: expected a file in a folder that is there"):
+        faults.main(["--log", str(tmp_path / "no" / "file")])
