@@ -173,6 +173,7 @@ class Account:
     def record_drop(self, edge: int) -> None:
         """Count a microbatch that was dropped before the stage that an edge enters."""
         self._drops[edge] += 1
+        self._hops.record_drop(edge)
 
     def record_departure(self, departure: Departure, node: str, item: Item | None = None) -> None:  # noqa: ARG002
         """Count the sender's side of a hop that no worker report holds: one from the data to stage 0."""

@@ -103,6 +103,7 @@ class Exporter:
         """A microbatch was dropped, since its receiver was too slow."""
         with self._values.lock:
             self._values.add(catalogue.DROPS, (edge_name(edge),), 1)
+            self._matcher.drop(edge)
 
     def record_driver(self, busy_s: float) -> None:
         """The driver has worked for so long."""

@@ -139,6 +139,11 @@ class HopMatcher:
         self._arrived[arrival.edge].append(side)
         return None
 
+    def drop(self, edge: int) -> None:
+        """A microbatch that has departed will not arrive."""
+        if self._departed[edge]:
+            self._departed[edge].popleft()
+
     def to_json(self) -> dict[str, Any]:
         """What waits for its other side: runs of equal ones."""
         return {
@@ -192,6 +197,10 @@ class HopSums:
     def record_backpressure(self, edge: int, seconds: float) -> None:
         """Count seconds in which the sender of an edge stood idle for want of a credit."""
         self._edges[edge].backpressure_s += seconds
+
+    def record_drop(self, edge: int) -> None:
+        """A microbatch was dropped on its way."""
+        self._matcher.drop(edge)
 
     def to_json(self) -> dict[str, Any]:
         """All sums, as numbers and lists."""

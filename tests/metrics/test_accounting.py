@@ -177,3 +177,15 @@ def test_sizes_come_back_from_json(run):
     account = account_of(run)
     again = Account.from_json(json.loads(json.dumps(account.to_json())))
     assert [again.sizes(edge) for edge in range(3)] == [account.sizes(edge) for edge in range(3)]
+
+
+def test_what_is_dropped_makes_no_hop(run):
+    """In the asynchronous regime: the next hop is not taken for the dropped one's."""
+    account = Account(num_stages=3)
+    account.record_departure(replace(run.departures[0], encode_s=100.0), "10.0.0.1")
+    account.record_drop(0)
+    account.record_departure(replace(run.departures[1], encode_s=0.0, put_s=0.0), "10.0.0.1")
+    account.record(run.reports[0])
+    [size] = account.sizes(0)
+    assert size.seconds.count == account.edges()[0].hops == 1
+    assert size.seconds.max_s < 100
