@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from distblock.config import FORMAT_VERSION
+from distblock.config import FORMAT_VERSION, Config
 from distblock.errors import InputError
-from distblock.reasons import verdict_or_none
+from distblock.reasons import check_finished, judge_recording, recorded
+from distblock.report.calibration import Recording
 from distblock.report.page import Run, make_page
 from distblock.runs import METRICS, REPORT, SUMMARY, TIMELINE
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from distblock.runs import RunDirectory
 
 
@@ -42,11 +45,7 @@ def report(directories: Sequence[RunDirectory], *, to: str | None = None) -> str
 
 def read_run(directory: RunDirectory) -> Run:
     """All that the report shows of a run; as for `report`."""
-    if not directory.exists(SUMMARY):
-        raise InputError(
-            f"report: expected a finished run with {SUMMARY}, found none in {directory.location}; wait for its end, or"
-            " name another run"
-        )
+    check_finished(directory, SUMMARY, verb="report")
     summary = directory.read_json(SUMMARY)
     if summary["data_edge"] is None:
         raise InputError(
@@ -58,13 +57,24 @@ def read_run(directory: RunDirectory) -> Run:
             f"report: expected a run of this version of distblock, got {directory.location} of another; train it again,"
             " or use the version that made it"
         )
+    config = directory.read_config()
     timeline = directory.read_table(TIMELINE) if directory.exists(TIMELINE) else None
+    if timeline is not None and not timeline.num_rows:
+        timeline = None  # the plain loop has no workers to record
+    found = None if timeline is None else _recorded_or_none(timeline, config, summary)
     return Run(
         name=directory.name,
-        config=directory.read_config(),
+        config=config,
         summary=summary,
         metrics=directory.read_table(METRICS).to_pylist(),
-        # The plain loop has no workers to record.
-        timeline=timeline if timeline is not None and timeline.num_rows else None,
-        verdict=verdict_or_none(directory),
+        timeline=timeline,
+        recording=found,
+        verdict=None if found is None else judge_recording(found, config, summary),
     )
+
+
+def _recorded_or_none(timeline: pa.Table, config: Config, summary: Mapping[str, Any]) -> Recording | None:
+    try:
+        return recorded(timeline, config, summary)
+    except InputError:
+        return None

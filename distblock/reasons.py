@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from distblock.errors import InputError
-from distblock.report.calibration import recording
+from distblock.report.calibration import Recording, recording
 from distblock.report.verdict import Verdict, judge
 from distblock.report.words import sentences, standing_sentences
 from distblock.runs import STATUS, SUMMARY, TIMELINE
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from distblock.config import Config
     from distblock.runs import RunDirectory
 
 
@@ -32,29 +36,34 @@ def why(directory: RunDirectory, *, as_json: bool = False) -> str:
     return "\n".join(sentences(verdict))
 
 
-def verdict_or_none(directory: RunDirectory) -> Verdict | None:
-    """The verdict on a finished run, where there can be one."""
-    try:
-        return judge_run(directory)
-    except InputError:
-        return None
-
-
 def judge_run(directory: RunDirectory) -> Verdict:
     """The verdict on a finished run; as for `why`."""
-    for name in (SUMMARY, TIMELINE):
+    check_finished(directory, SUMMARY, TIMELINE, verb="why")
+    config, summary = directory.read_config(), directory.read_json(SUMMARY)
+    return judge_recording(recorded(directory.read_table(TIMELINE), config, summary), config, summary)
+
+
+def recorded(timeline: pa.Table, config: Config, summary: Mapping[str, Any]) -> Recording:
+    """A run's last stretch of which all is known; as for `why`."""
+    calls = summary.get("driver_calls", 0)
+    return recording(timeline, config, driver_s=summary["driver_busy_s"] / calls if calls else 0.0)
+
+
+def judge_recording(found: Recording, config: Config, summary: Mapping[str, Any]) -> Verdict:
+    """The verdict on it."""
+    stage_s = [stage["compute_s"] for stage in summary["stages"]]
+    return judge(found, codec=config.channel.codec, stage_s=stage_s)
+
+
+def check_finished(directory: RunDirectory, *names: str, verb: str) -> None:
+    """Whether a run has left some files at its end.
+
+    Raises:
+        InputError: it has not.
+    """
+    for name in names:
         if not directory.exists(name):
             raise InputError(
-                f"why: expected a finished run with {name}, found none in {directory.location}; wait for its end, or"
+                f"{verb}: expected a finished run with {name}, found none in {directory.location}; wait for its end, or"
                 " name another run"
             )
-    config, summary = directory.read_config(), directory.read_json(SUMMARY)
-    calls = summary.get("driver_calls", 0)
-    recorded = recording(
-        directory.read_table(TIMELINE), config, driver_s=summary["driver_busy_s"] / calls if calls else 0.0
-    )
-    return judge(recorded, codec=config.channel.codec, stage_s=_stage_s(summary))
-
-
-def _stage_s(summary: dict[str, Any]) -> list[float]:
-    return [stage["compute_s"] for stage in summary["stages"]]

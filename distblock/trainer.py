@@ -123,11 +123,7 @@ class BlockTrainer:
             finally:
                 directory.forget_standing()
                 if monitor.has_begun:
-                    keeper.write(runs.METRICS, lambda: directory.write_table(runs.METRICS, monitor.metrics_table()))
-                    keeper.write(runs.HOPS, lambda: directory.write_table(runs.HOPS, monitor.hops_table()))
-                    timeline = monitor.timeline_table()
-                    keeper.write(runs.TIMELINE, lambda: directory.write_table(runs.TIMELINE, timeline))
-                    keeper.write(runs.TRACE, lambda: directory.write(runs.TRACE, json.dumps(trace(timeline)).encode()))
+                    _write_logs(keeper, directory, monitor)
             summary = summarize(
                 self.config,
                 prepared.blueprint,
@@ -147,6 +143,14 @@ class BlockTrainer:
             keeper.write(runs.SUMMARY, lambda: directory.write_json(runs.SUMMARY, summary))
         keeper.check(outcome.kept)
         return _result(directory, summary, monitor, outcome.kept)
+
+
+def _write_logs(keeper: Keeper, directory: RunDirectory, monitor: Monitor) -> None:
+    keeper.write(runs.METRICS, lambda: directory.write_table(runs.METRICS, monitor.metrics_table()))
+    keeper.write(runs.HOPS, lambda: directory.write_table(runs.HOPS, monitor.hops_table()))
+    timeline = monitor.timeline_table()
+    keeper.write(runs.TIMELINE, lambda: directory.write_table(runs.TIMELINE, timeline))
+    keeper.write(runs.TRACE, lambda: directory.write(runs.TRACE, json.dumps(trace(timeline)).encode()))
 
 
 def _check_run_config(run_config: RunConfig | None) -> None:

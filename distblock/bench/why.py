@@ -15,7 +15,8 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -209,18 +210,20 @@ def measure(options: Options, planted: Planted | None) -> Verdict:
     watch = _Watch(BUSY_DRIVER_S if planted == "driver" else 0.0)
     needed = [{"CPU": 1.0}] * 3
     with joined(config, needed), placed(needed, strategy="PACK", note=print) as group, crew(job, group) as people:
-        stop: Callable[[], None] = partial(_stop, people.workers[1].actors[0]) if planted == "stop" else _nothing
-        stopper = threading.Thread(target=stop)
-        stopper.start()
         course = AllAtOnce(lambda _: training_items(prepared, options.microbatches))
-        driver.carry_out(job, people, course, watch, note=print)
-        stopper.join()
+        with _stopping(people.workers[1].actors[0]) if planted == "stop" else nullcontext():
+            driver.carry_out(job, people, course, watch, note=print)
     found = recording(watch.timeline.table(), config, driver_s=watch.driver_s / watch.calls)
     return judge(found, codec=config.channel.codec)
 
 
-def _nothing() -> None:
-    """No worker is stopped."""
+@contextmanager
+def _stopping(actor: Any) -> Iterator[None]:
+    """Within the block a worker is stopped once, and goes on again."""
+    stopper = threading.Thread(target=_stop, args=(actor,))
+    stopper.start()
+    yield
+    stopper.join()
 
 
 def _stop(actor: Any) -> None:

@@ -21,6 +21,7 @@ LEAST_S = 1e-9
 """Seconds below which all are one: no clock tells them apart."""
 
 _GROWTH = (1 + ACCURACY) / (1 - ACCURACY)
+_LOG_GROWTH = math.log(_GROWTH)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -45,7 +46,7 @@ class Histogram:
         self.sum_s += seconds
         self.min_s = min(self.min_s, seconds)
         self.max_s = max(self.max_s, seconds)
-        bucket = math.ceil(math.log(max(seconds, LEAST_S), _GROWTH))
+        bucket = math.ceil(math.log(max(seconds, LEAST_S)) / _LOG_GROWTH)
         self.buckets[bucket] = self.buckets.get(bucket, 0) + 1
 
     def merge(self, other: Histogram) -> None:
@@ -86,8 +87,13 @@ class Histogram:
 
     def to_json(self) -> dict[str, Any]:
         """As numbers and lists."""
-        exact = {"count": self.count, "sum_s": self.sum_s, "min_s": self.min_s, "max_s": self.max_s}
-        return {**exact, "min_s": self.min_s if self.count else None, "buckets": sorted(self.buckets.items())}
+        return {
+            "count": self.count,
+            "sum_s": self.sum_s,
+            "min_s": self.min_s if self.count else None,
+            "max_s": self.max_s,
+            "buckets": sorted(self.buckets.items()),
+        }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Histogram:

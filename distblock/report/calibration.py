@@ -19,7 +19,7 @@ from distblock.config import Config
 from distblock.errors import InputError
 from distblock.messages import Item, Parcel
 from distblock.schedule.credits import Limit
-from distblock.schedule.replay import Call, Pipeline, Told
+from distblock.schedule.replay import Call, Pipeline
 
 _Row = Mapping[str, Any]
 Calls = dict[tuple[int, int], Call]
@@ -57,6 +57,11 @@ class Recording:
     def num_workers(self) -> int:
         """Workers, replicas counted as one."""
         return len(self.stages)
+
+    @property
+    def samples_per_s(self) -> float:
+        """Measured, evaluations included."""
+        return self.num_samples / self.measured_s
 
     def pipeline(self, calls: Calls | None = None, **changes: Any) -> Pipeline:
         """To be told, with other calls if there are any."""
@@ -114,19 +119,9 @@ def recording(timeline: pa.Table, config: Config, *, driver_s: float) -> Recordi
     )
 
 
-def spans_measured(timeline: pa.Table, *, replicas: int) -> list[tuple[int, int, float, float]]:
-    """Place, number, and when computing began and ended, of every microbatch: for pictures."""
-    rows = timeline.to_pylist()
-    return [(_place(row, replicas), row["number"], row["started_s"], row["finished_s"]) for row in rows]
-
-
-def spans_told(told: Told) -> list[tuple[int, int, float, float]]:
-    """The same of a replay."""
-    return [(span.place, span.parcel.number, span.started_s, span.finished_s) for span in told.spans]
-
-
-def _place(row: _Row, replicas: int) -> int:
-    return 0 if row["worker"] < 0 else 1 + row["worker"] // replicas
+def place_of(worker: int, replicas: int) -> int:
+    """Where a row of the timeline belongs, by its worker; place 0 is the data's."""
+    return 0 if worker < 0 else 1 + worker // replicas
 
 
 def _by_place(rows: Sequence[_Row], *, replicas: int) -> dict[int, dict[int, list[_Row]]]:
@@ -136,7 +131,7 @@ def _by_place(rows: Sequence[_Row], *, replicas: int) -> dict[int, dict[int, lis
     # Microbatches of one parcel are sent together, and stored together.
     for (worker, *_), run in groupby(ordered, key=itemgetter("worker", "sent_s", "stored_s")):
         parcel = list(run)
-        parcels = found.setdefault(_place(parcel[0], replicas), {})
+        parcels = found.setdefault(place_of(worker, replicas), {})
         known = parcels.get(parcel[0]["number"])
         if known is None or known[0]["worker"] == worker or known[-1]["told_s"] < parcel[-1]["told_s"]:
             parcels[parcel[0]["number"]] = parcel

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -39,7 +40,13 @@ def draw_accuracy_by_depth(accuracies: Mapping[str, Sequence[Sequence[float]]], 
     save(figure, path)
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as SVG: the same file from the same figures."""
-    with mpl.rc_context({"svg.hashsalt": "distblock"}):
-        figure.savefig(path, format="svg", metadata={"Date": None})
+def save(figure: Figure, to: Path | IO[str], *, salt: str = "distblock") -> None:
+    """Write a figure as SVG: the same file from the same figures.
+
+    Args:
+        figure: it.
+        to: the file.
+        salt: what the names within it are made from: pictures that stand on one page need different ones.
+    """
+    with mpl.rc_context({"svg.hashsalt": salt}):
+        figure.savefig(to, format="svg", metadata={"Date": None})

@@ -15,10 +15,10 @@ nothing by themselves, and what is named first is what is worth changing first.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from distblock.learning.partition import balance
 from distblock.metrics.hops import edge_name
@@ -110,8 +110,8 @@ class _Judge:
         self._codec = codec
         self._stage_s = stage_s
         self._places = range(1, recording.num_workers + 1)
-        self._as_it_is_s = self._base_s = replay(recording.pipeline()).wall_s
         self._calls: Calls = dict(recording.calls)
+        self._as_it_is_s = self._base_s = self._wall_s(self._calls)
         self._compute_s = {place: self._sum_of(place) for place in self._places}
         self._slowest = max(self._places, key=self._compute_s.__getitem__)
 
@@ -122,7 +122,7 @@ class _Judge:
         return Verdict(
             measured_s=self._recording.measured_s,
             replayed_s=self._as_it_is_s,
-            samples_per_s=self._recording.num_samples / self._recording.measured_s,
+            samples_per_s=self._recording.samples_per_s,
             bound_s=self._compute_s[self._slowest],
             slowest=self._worker(self._slowest),
             causes=tuple(causes),
@@ -140,10 +140,15 @@ class _Judge:
     def _sum_of(self, place: int) -> float:
         return sum(self._recording.calls[place, parcel.number].compute_s for parcel in self._recording.parcels)
 
-    def _saved_s(self, change: Change, *, driver_s: float | None = None) -> float:
-        calls = {key: change(key[0], call) for key, call in self._calls.items()}
-        changes = {} if driver_s is None else {"driver_s": driver_s}
-        return self._base_s - replay(self._recording.pipeline(calls, **changes)).wall_s
+    def _wall_s(self, calls: Calls, **changes: Any) -> float:
+        return replay(self._recording.pipeline(calls, **changes)).wall_s
+
+    def _changed_s(self, change: Change, **changes: Any) -> float:
+        """What the run takes with a change of each call."""
+        return self._wall_s({key: change(key[0], call) for key, call in self._calls.items()}, **changes)
+
+    def _saved_s(self, change: Change, **changes: Any) -> float:
+        return self._base_s - self._changed_s(change, **changes)
 
     def _workers(self) -> list[Cause]:
         if len(self._places) < 2:
@@ -161,7 +166,7 @@ class _Judge:
             typical = self._typical(place)
             for run in self._runs_of_long_calls(place, typical):
                 self._calls |= {(place, number): typical[number] for number in run}
-                before_s, self._base_s = self._base_s, replay(self._recording.pipeline(self._calls)).wall_s
+                before_s, self._base_s = self._base_s, self._wall_s(self._calls)
                 found.append(
                     Cause(
                         kind="stopped worker",
@@ -196,8 +201,7 @@ class _Judge:
                 for number, typical in self._typical(place).items()
                 for own in [self._calls[place, number]]
             }
-            calls = self._calls | evened
-            saved_s = self._base_s - replay(self._recording.pipeline(calls)).wall_s
+            saved_s = self._base_s - self._wall_s(self._calls | evened)
             found.append(Cause(kind="uneven worker", where=self._worker(place), place=place, seconds=saved_s))
         return found
 
@@ -224,7 +228,7 @@ class _Judge:
                 kind="edge",
                 where=self._edge(place),
                 place=place,
-                seconds=self._saved_s(_hopping(place, 0.0)),
+                seconds=self._saved_s(_hopping([place], 0.0)),
             )
             for place in self._places
         ]
@@ -253,26 +257,24 @@ class _Judge:
         inner = self._places[1:]
         found = []
         if inner:
-            found.append(self._if("every link and store twice as fast", _all(_hopping(each, 0.5) for each in inner)))
+            halved_s = self._changed_s(_hopping(inner, 0.5))
+            found.append(self._told("every link and store twice as fast", halved_s))
             if self._codec == "fp32":
                 # Half the bytes; the cast itself takes time, too, which is not known.
-                found.append(self._if("activations sent as bf16", _all(_hopping(each, 0.5) for each in inner)))
+                found.append(self._told("activations sent as bf16", halved_s))
         found.append(self._if_calls("one worker more, with half of the slowest one's computing", *self._split()))
         if len(self._stage_s) > len(self._places):
             found.append(self._if_calls("one worker more, the stages dealt out anew", *self._dealt_anew()))
         return found
 
-    def _if(self, change: str, of_call: Change) -> WhatIf:
-        return self._told(change, self._base_s - self._saved_s(of_call))
-
     def _if_calls(self, change: str, calls: Calls, num_workers: int) -> WhatIf:
         limits = (*self._recording.limits, self._recording.limits[-1])[:num_workers]
-        return self._told(change, replay(self._recording.pipeline(calls, limits=limits)).wall_s)
+        return self._told(change, self._wall_s(calls, limits=limits))
 
     def _told(self, change: str, wall_s: float) -> WhatIf:
-        measured = self._recording.num_samples / self._recording.measured_s
         stopped_s = self._as_it_is_s - self._base_s
-        return WhatIf(change=change, samples_per_s=measured * self._as_it_is_s / (wall_s + stopped_s))
+        times = self._as_it_is_s / (wall_s + stopped_s)
+        return WhatIf(change=change, samples_per_s=self._recording.samples_per_s * times)
 
     def _split(self) -> tuple[Calls, int]:
         """One more worker behind the slowest, each with half of its computing; the new edge is like that before it."""
@@ -323,24 +325,13 @@ def _computing(place: int, factor: float) -> Change:
     return lambda at, call: replace(call, compute_s=call.compute_s * factor) if at == place else call
 
 
-def _hopping(place: int, factor: float) -> Change:
-    """What the edge into a place takes, at both ends."""
+def _hopping(places: Collection[int], factor: float) -> Change:
+    """What the edges into some places take, at both ends."""
 
     def change(at: int, call: Call) -> Call:
-        if at == place:
-            return replace(call, fetch_s=call.fetch_s * factor)
-        return replace(call, store_s=call.store_s * factor) if at == place - 1 else call
-
-    return change
-
-
-def _all(changes: Iterable[Change]) -> Change:
-    listed = list(changes)
-
-    def change(at: int, call: Call) -> Call:
-        for each in listed:
-            call = each(at, call)
-        return call
+        fetch_s = call.fetch_s * factor if at in places else call.fetch_s
+        store_s = call.store_s * factor if at + 1 in places else call.store_s
+        return replace(call, fetch_s=fetch_s, store_s=store_s)
 
     return change
 

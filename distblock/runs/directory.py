@@ -105,7 +105,7 @@ class RunDirectory:
             for name in (CONFIG, _LOCK):
                 if self.exists(name):
                     self.filesystem.delete_file(self.path(name))
-            if is_new and isinstance(self.filesystem, fs.LocalFileSystem):
+            if is_new and self.is_local:
                 Path(self.root).rmdir()
 
     def path(self, name: str) -> str:
@@ -120,7 +120,7 @@ class RunDirectory:
         """Write a file; on a local disk it appears whole."""
         path = self.path(name)
         self.filesystem.create_dir(posixpath.dirname(path), recursive=True)
-        if not isinstance(self.filesystem, fs.LocalFileSystem):
+        if not self.is_local:
             with self.filesystem.open_output_stream(path) as stream:
                 stream.write(content)
             return
@@ -166,7 +166,7 @@ class RunDirectory:
         Raises:
             InputError: another one does.
         """
-        if not isinstance(self.filesystem, fs.LocalFileSystem):
+        if not self.is_local:
             yield
             return
         with Path(self.path(_LOCK)).open("w") as file:

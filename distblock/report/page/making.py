@@ -13,8 +13,6 @@ from distblock.report.page import pictures
 from distblock.report.page.run import Run, bubble_share
 from distblock.report.words import sentences
 
-MISSING = tables.MISSING
-
 
 def make_page(runs: Sequence[Run]) -> str:
     """HTML of one page that needs no network.
@@ -38,18 +36,17 @@ def make_page(runs: Sequence[Run]) -> str:
         "number": tables.number,
         "decimal": tables.decimal,
     }
-    together = [pictures.accuracy_by_depth, pictures.transport_cost_by_depth, pictures.worker_seconds]
     return environment.get_template("page.html.jinja").render(
         title=", ".join(run.name for run in runs),
         runs=[_content(run) for run in runs],
-        depth=[Markup(draw(runs)) for draw in together[:2]],
-        time=Markup(together[2](runs)),
+        depth=[Markup(draw(runs)) for draw in (pictures.accuracy_by_depth, pictures.transport_cost_by_depth)],
+        time=Markup(pictures.worker_seconds(runs)),
     )
 
 
 def _content(run: Run) -> dict[str, Any]:
     """What the template shows of a run."""
-    has_hops = any(edge["sizes"] for edge in run.edges)
+    of_hops = (pictures.edge_seconds, pictures.edge_bytes) if run.stored_edges else ()
     return {
         "name": run.name,
         "summary": run.summary,
@@ -65,10 +62,10 @@ def _content(run: Run) -> dict[str, Any]:
                 ("validation_transport_cost", "transport cost"),
             )
         ],
-        "hops": [Markup(draw(run)) for draw in (pictures.edge_seconds, pictures.edge_bytes)] if has_hops else [],
+        "hops": [Markup(draw(run)) for draw in of_hops],
         "schedule": None if run.timeline is None else Markup(pictures.schedules(run)),
     }
 
 
 def _or_missing(show: Any) -> Any:
-    return lambda value: MISSING if value is None else show(value)
+    return lambda value: tables.MISSING if value is None else show(value)

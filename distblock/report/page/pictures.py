@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import cycle
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -14,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from distblock.report.page.run import PARTS, Run, worker_times
 from distblock.report.page.schedule import Bar, measured, planned
+from distblock.report.pictures import save
 
 COLORS = ("#4477aa", "#ee6677", "#ccbb44", "#66ccee", "#bbbbbb", "#aa3377", "#228833")
 """Told apart by the color-blind. Source: Paul Tol, "Colour Schemes", 2021."""
@@ -25,7 +28,7 @@ MOST_STAGES = 16
 def accuracy_by_depth(runs: Sequence[Run]) -> str:
     """Validation and test accuracy over the stages, a color a run."""
     figure, axes = _figure()
-    for color, run in zip(_colors(), runs, strict=False):
+    for color, run in zip(cycle(COLORS), runs, strict=False):
         for part, style in (("val", "--"), ("test", "-")):
             values = [(stage["index"], stage[f"{part}_accuracy"]) for stage in run.summary["stages"]]
             drawn = [(index, 100 * value) for index, value in values if value is not None]
@@ -38,7 +41,7 @@ def accuracy_by_depth(runs: Sequence[Run]) -> str:
 def transport_cost_by_depth(runs: Sequence[Run]) -> str:
     """Over the stages, a color a run."""
     figure, axes = _figure()
-    for color, run in zip(_colors(), runs, strict=False):
+    for color, run in zip(cycle(COLORS), runs, strict=False):
         values = [(stage["index"], stage["transport_cost"]) for stage in run.summary["stages"]]
         drawn = [each for each in values if each[1] is not None]
         axes.plot(*zip(*drawn, strict=True), color=color, marker="o", markersize=4, label=run.name)
@@ -64,14 +67,11 @@ def by_epoch(run: Run, column: str, what: str) -> str:
 
 def edge_seconds(run: Run) -> str:
     """What each edge's hops took, and how much of it was exposed."""
-    edges = [edge for edge in run.edges if edge["sizes"]]
+    edges = run.stored_edges
     figure, axes = _figure(height=1.5 + 0.35 * len(edges))
     names = [edge["name"] for edge in edges]
-    left = [0.0] * len(edges)
-    for color, key in zip(COLORS, ("encode_s", "put_s", "fetch_s", "decode_s"), strict=False):
-        values = [edge[key] for edge in edges]
-        axes.barh(names, values, left=left, color=color, height=0.5, label=key.removesuffix("_s"))
-        left = [before + value for before, value in zip(left, values, strict=True)]
+    phases = ("encode_s", "put_s", "fetch_s", "decode_s")
+    _stack(axes, names, {key.removesuffix("_s"): [edge[key] for edge in edges] for key in phases}, height=0.5)
     exposed = [edge["exposed_s"] for edge in edges]
     axes.barh(names, exposed, height=0.12, color="black", label="exposed, of fetch and decode")
     axes.invert_yaxis()
@@ -81,7 +81,7 @@ def edge_seconds(run: Run) -> str:
 
 def edge_bytes(run: Run) -> str:
     """What crossed each edge, and how quickly."""
-    edges = [edge for edge in run.edges if edge["sizes"]]
+    edges = run.stored_edges
     figure = Figure(figsize=(8, 1.2 + 0.35 * len(edges)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     names = [edge["name"] for edge in edges]
@@ -100,11 +100,8 @@ def worker_seconds(runs: Sequence[Run]) -> str:
     rows = [(run, each) for run in runs for each in worker_times(run)]
     names = [f"{run.name}: {each.name}" if len(runs) > 1 else each.name for run, each in rows]
     figure, axes = _figure(height=1.7 + 0.32 * len(rows))
-    left = [0.0] * len(rows)
-    for color, (part, label) in zip(COLORS, PARTS.items(), strict=False):
-        values = [getattr(each, part) for _, each in rows]
-        axes.barh(range(len(rows)), values, left=left, color=color, height=0.6, label=label)
-        left = [before + value for before, value in zip(left, values, strict=True)]
+    parts = {label: [getattr(each, part) for _, each in rows] for part, label in PARTS.items()}
+    _stack(axes, range(len(rows)), parts, height=0.6)
     axes.set_yticks(range(len(rows)), [_plain(name) for name in names])
     axes.invert_yaxis()
     _label(axes, "seconds", "")
@@ -125,6 +122,14 @@ def schedules(run: Run) -> str:
         axes.set_xlim(0, end_s)
     all_axes[-1].set_xlabel("seconds")
     return _svg(figure, "The first microbatches: schedule", [run])
+
+
+def _stack(axes: Axes, places: Sequence[Any], parts: Mapping[str, Sequence[float]], *, height: float) -> None:
+    """Lying bars, each of its parts behind the one before."""
+    left = [0.0] * len(places)
+    for color, (label, values) in zip(COLORS, parts.items(), strict=False):
+        axes.barh(places, values, left=left, color=color, height=height, label=label)
+        left = [before + value for before, value in zip(left, values, strict=True)]
 
 
 def _staircase(axes: Axes, bars: Sequence[Bar], *, places: int) -> None:
@@ -157,10 +162,6 @@ def _label(axes: Axes, across: str, upward: str) -> None:
         figure.legend(handles, names, frameon=False, fontsize=8, loc="outside lower center", ncols=4)
 
 
-def _colors() -> Sequence[str]:
-    return COLORS * 4
-
-
 def _plain(text: str) -> str:
     """Dollar signs would be mathematics."""
     return text.replace("$", r"\$")
@@ -170,8 +171,8 @@ def _svg(figure: Figure, title: str, runs: Sequence[Run]) -> str:
     """Without the head that a file has; with a title for whoever cannot see it."""
     file = io.StringIO()
     salt = f"{title}/{'/'.join(run.name for run in runs)}"
-    with mpl.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none", "font.family": "sans-serif"}):
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    with mpl.rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
+        save(figure, file, salt=salt)
     svg = file.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     whose = ", ".join(run.name for run in runs)

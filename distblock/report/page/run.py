@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from distblock.config import Config
+from distblock.report.calibration import Recording
 from distblock.report.verdict import Verdict
 
 
@@ -22,7 +23,8 @@ class Run:
         summary: ``summary.json``.
         metrics: rows of ``metrics.parquet``.
         timeline: ``timeline.parquet``; None where there is none.
-        verdict: on it; None where it cannot be told again.
+        recording: the stretch of it that can be told again; None where there is none.
+        verdict: on that.
     """
 
     name: str
@@ -30,12 +32,18 @@ class Run:
     summary: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]]
     timeline: pa.Table | None
+    recording: Recording | None
     verdict: Verdict | None
 
     @property
     def edges(self) -> list[dict[str, Any]]:
         """The edge from the data first."""
         return [self.summary["data_edge"], *self.summary["edges"]]
+
+    @property
+    def stored_edges(self) -> list[dict[str, Any]]:
+        """Those whose hops were more than a passing on within a worker."""
+        return [edge for edge in self.edges if edge["sizes"]]
 
     @property
     def exposed_share(self) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distblock.report.calibration import ONE_STREAM, Recording, recording
+from distblock.report.calibration import Recording, place_of
 from distblock.report.page.run import Run
 from distblock.schedule.replay import Call, replay
 
@@ -36,7 +36,7 @@ def measured(run: Run) -> list[Bar]:
     begun_s = min(row["started_s"] for row in rows)
     return [
         Bar(
-            place=0 if row["worker"] < 0 else 1 + row["worker"] // replicas,
+            place=place_of(row["worker"], replicas),
             number=row["number"],
             purpose=row["purpose"],
             started_s=row["started_s"] - begun_s,
@@ -48,10 +48,10 @@ def measured(run: Run) -> list[Bar]:
 
 
 def planned(run: Run) -> list[Bar] | None:
-    """Each worker's median computing, hops and driver taking no time; None for regimes with more than one stream."""
-    if run.timeline is None or run.config.regime.name not in ONE_STREAM:
+    """Each worker's median computing, hops and driver taking no time; None where the run cannot be told again."""
+    found = run.recording
+    if found is None:
         return None
-    found = recording(run.timeline, run.config, driver_s=0.0)
     typical = {place: _typical_s(found, place) for place in range(found.num_workers + 1)}
 
     def call(place: int, parcel: Any) -> Call:
