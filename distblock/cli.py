@@ -37,6 +37,7 @@ HELP = """usage: distblock VERB [...]
   why        what holds a run back, by how many seconds, and what would change
   compare    several settings under equal budgets, over seeds: what a point of accuracy costs
   tune       search settings on the validation part, with early stopping
+  plan       find the stages, workers and codecs with the highest throughput, before anything runs
   verify     check a network and its settings on a few microbatches, before hours are spent
   submit     train as a job of a Ray cluster, from a machine that is no part of it
   jobs       list a cluster's jobs
@@ -165,6 +166,16 @@ def why(run: Positional[str], json: bool = False) -> None:
     print(reasons(_directory(run), as_json=json))
 
 
+def plan(arguments: Sequence[str]) -> None:
+    """``distblock plan [--seats SPEC ...] [--KEY VALUE ...]``."""
+    from distblock import plans
+
+    if _wants_help(arguments):
+        print(plans.USAGE)
+        return
+    plans.main(arguments, _console())
+
+
 def bench(arguments: Sequence[str]) -> None:
     """``distblock bench pipeline [...]``."""
     from distblock.bench import main as bench_main
@@ -256,8 +267,8 @@ def _dispatch(verb: str, arguments: list[str]) -> int | None:
     """The verb's exit status, where it has one beside 0."""
     typed = {"evaluate": evaluate, "export": export, "report": report, "why": why}
     plain: dict[str, Callable[[Sequence[str]], int | None]] = {
-        **{"train": train, "resume": resume, "compare": compare, "tune": tune, "verify": verify, "bench": bench},
-        **{"submit": submit, "jobs": jobs, "stop": stop},
+        **{"train": train, "resume": resume, "compare": compare, "tune": tune, "verify": verify, "plan": plan},
+        **{"submit": submit, "jobs": jobs, "stop": stop, "bench": bench},
     }
     if verb in plain:
         return plain[verb](arguments)

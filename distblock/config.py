@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, model_validator
@@ -79,8 +79,9 @@ class ModelConfig(Section):
     preact/<K>-<M> (the paper's K-M ResNets), or your own: package.module:function"""
     width: PositiveInt | None = None
     """channels of the first blocks of a CIFAR ResNet (default 16) or a K-M ResNet (default 256)"""
-    stages: PositiveInt | Literal["blocks"] = "blocks"
-    """blocks: one block a stage; a number: that many stages, balanced by counted cost"""
+    stages: PositiveInt | Literal["blocks", "auto"] = "blocks"
+    """blocks: one block a stage; a number: that many stages, balanced by counted cost; auto: those that distblock plan
+    finds for resources.workers, or for this machine's cores"""
     cuts: tuple[PositiveInt, ...] | None = None
     """explicit cuts instead: the index of each stage's first block, from the second stage on"""
     classifier: Literal["conv", "linear", "mlp-sr"] = "conv"
@@ -211,11 +212,26 @@ class ResourcesConfig(Section):
     """how the placement group lays workers out over nodes"""
 
 
+Codec = Literal["fp32", "fp16", "bf16", "fp8", "int8", "int4", "topk", "vq", "diff8", "diff4", "diff2"]
+
+
 class ChannelConfig(Section):
     """What crosses from stage to stage, and how much at once."""
 
-    codec: Literal["fp32", "fp16", "bf16"] = "fp32"
-    """widest floating type that crosses an edge; fp32 sends activations as they are"""
+    CASTS: ClassVar[tuple[Codec, ...]] = ("fp32", "fp16", "bf16")
+    REMEMBERING: ClassVar[tuple[Codec, ...]] = ("topk", "vq", "diff8", "diff4", "diff2")
+
+    codec: Codec = "fp32"
+    """how activations cross every edge: fp32 as they are; fp16, bf16 cast; fp8, int8, int4 scaled by channel; topk the
+    largest of each sample, with error feedback; vq numbers of learned vectors; diff8, diff4, diff2 what has changed of
+    a sample, with so many bits"""
+    edge_codecs: dict[PositiveInt, Codec] = {}
+    """codecs of single edges instead of codec, by the stage that an edge enters: 1=int8 3=fp32"""
+    codec_cache_bytes: PositiveInt = 256 * 1024**2
+    """bytes of activations that each end of an edge keeps for differences and for error feedback; samples beyond them
+    cross as 8 bits, or as their largest values"""
+    topk_share: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """share of the values of a sample that topk sends"""
     microbatches_per_call: PositiveInt | Literal["auto"] = "auto"
     """consecutive microbatches that one call takes to a worker, a parcel: quick ones are bound by calls otherwise;
     auto: as many as keep the slowest worker busy for some 20 ms; one in the asynchronous regime"""
@@ -223,6 +239,20 @@ class ChannelConfig(Section):
     """parcels in flight on an edge"""
     max_in_flight_bytes: PositiveInt = 256 * 1024**2
     """bytes in flight on an edge; one parcel always passes"""
+
+    def codec_of(self, edge: int) -> Codec:
+        """How activations enter a stage; images enter the first one as they are."""
+        return self.edge_codecs.get(edge, self.codec) if edge else "fp32"
+
+    @property
+    def codecs(self) -> tuple[Codec, ...]:
+        """All that some edge may have."""
+        return (self.codec, *self.edge_codecs.values())
+
+    @property
+    def remembers(self) -> bool:
+        """Some edge's codec remembers samples, or what it has seen of them."""
+        return any(codec in self.REMEMBERING for codec in self.codecs)
 
 
 class RecoveryConfig(Section):
@@ -341,6 +371,7 @@ def _check_together(config: Config) -> None:
         )
     _check_regime(config)
     _check_replicas(config)
+    _check_codecs(config)
     if (
         config.objective.multiplier_step
         and config.objective.multiplier_start is None
@@ -397,9 +428,32 @@ def _check_replicas(config: Config) -> None:
         )
 
 
+def _check_codecs(config: Config) -> None:
+    """What the regime asks of codecs."""
+    channel, regime = config.channel, config.regime
+    remembering = [codec for codec in channel.codecs if codec in channel.REMEMBERING]
+    if remembering and (regime.name != "parallel" or config.replicas > 1):
+        raise ValueError(
+            f"channel.codec: {remembering[0]} remembers what crossed before, so all of it has to cross, in one order:"
+            f" expected the parallel regime and one replica, got {regime.name} and {config.replicas}; choose int8, int4"
+            " or a cast"
+        )
+    lossy = [codec for codec in channel.codecs if codec not in channel.CASTS]
+    if lossy and regime.one_by_one and regime.inputs != "frozen":
+        raise ValueError(
+            f"channel.codec: caches of the {regime.name} regime hold fp32, fp16 or bf16, got {lossy[0]}; set"
+            " --regime.inputs frozen, or choose a cast"
+        )
+
+
 def _check_regime(config: Config) -> None:
     """Settings that belong to some regimes alone."""
     regime = config.regime
+    if config.model.stages == "auto" and regime.name not in ("parallel", "asynchronous"):
+        raise ValueError(
+            f"model.stages: auto plans for stages that all compute at once, in the parallel or the asynchronous regime,"
+            f" got {regime.name}; set a number, or blocks"
+        )
     only_one_by_one = {"extra_epochs": 0, "inputs": "auto", "cache_dir": None}
     for key, default in only_one_by_one.items():
         if getattr(regime, key) != default and not regime.one_by_one:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from safetensors.numpy import save_file
 
 from distblock import local
-from distblock.config import Config
+from distblock.config import ChannelConfig, Config
 from distblock.data.dataset import DataInfo, open_data
 from distblock.errors import InputError
 from distblock.learning.blueprint import Build, Problem, draw_blueprint
@@ -110,5 +110,19 @@ def _local(config: Config, path: str | None) -> Config:
     resources = config.resources.model_copy(update={"workers": None, "gpus_per_worker": 0.0})
     model = config.model.model_copy(update={"init_from": None})
     precision = "bf16" if config.precision == "fp16" else config.precision
-    update = {"executor": "local", "data": data, "resources": resources, "model": model, "precision": precision}
+    update = {
+        "executor": "local",
+        "data": data,
+        "resources": resources,
+        "model": model,
+        "precision": precision,
+        "channel": _without_losses(config.channel),
+    }
     return config.model_copy(update=update)
+
+
+def _without_losses(channel: ChannelConfig) -> ChannelConfig:
+    """Casts as they were trained with; what saves bytes alone is of no use to a network in one piece."""
+    kept = {edge: codec for edge, codec in channel.edge_codecs.items() if codec in channel.CASTS}
+    codec = channel.codec if channel.codec in channel.CASTS else "fp32"
+    return channel.model_copy(update={"codec": codec, "edge_codecs": kept})

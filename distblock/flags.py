@@ -39,7 +39,7 @@ def as_flags(config: Config) -> list[str]:
     words: list[str] = []
     for key, value in _leaves(config.model_dump(mode="json", exclude_unset=True), ""):
         flag = f"--{key.replace('_', '-')}"
-        texts = ["none"] if value is None else [str(part) for part in (value if isinstance(value, list) else [value])]
+        texts = _texts(value)
         # A value that looks like a flag would be taken for one.
         is_joined = len(texts) == 1 and texts[0].startswith("--")
         words += [f"{flag}={texts[0]}"] if is_joined else [flag, *texts]
@@ -125,9 +125,19 @@ def _walk(section: type[BaseModel], prefix: str) -> list[tuple[str, FieldInfo]]:
     return found
 
 
+def _texts(value: Any) -> list[str]:
+    """The words of a flag."""
+    if value is None:
+        return ["none"]
+    if isinstance(value, dict):
+        return [f"{key}={each}" for key, each in value.items()]
+    return [str(part) for part in (value if isinstance(value, list) else [value])]
+
+
 def _leaves(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    known = known_flags()
     for key, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and f"{prefix}{key}" not in known:
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
@@ -163,16 +173,25 @@ def _find(flag: str) -> tuple[str, FieldInfo, bool]:
 def _value(flag: str, field: FieldInfo, words: list[str], negated: bool) -> Any:
     if field.annotation is bool and not words:
         return not negated
-    if _takes_several(field) and words not in (["none"], ["None"]):
+    if _takes(field, dict):
+        return dict(_pair(flag, part) for word in words for part in word.split(",") if part)
+    if _takes(field, tuple) and words not in (["none"], ["None"]):
         return [part for word in words for part in word.split(",") if part]
     if negated or len(words) != 1:
         raise InputError(f"{flag}: expected one value, got {' '.join(words) or 'none'}")
     return None if words[0] in ("none", "None") else words[0]
 
 
-def _takes_several(field: FieldInfo) -> bool:
+def _takes(field: FieldInfo, container: type) -> bool:
     kinds = (field.annotation, *get_args(field.annotation))
-    return any(get_origin(kind) is tuple for kind in kinds)
+    return any(get_origin(kind) is container for kind in kinds)
+
+
+def _pair(flag: str, word: str) -> tuple[str, str]:
+    key, equals, value = word.partition("=")
+    if not equals:
+        raise InputError(f"{flag}: expected KEY=VALUE, such as 1=int8, got {word}")
+    return key, value
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:

@@ -152,8 +152,9 @@ class _Loop:
         """One microbatch through the stages that it is for."""
         reads = self._cache is not None and bool(item.stage)
         features, labels, arrivals = self._cached(item) if reads else self._images(item, observer)
+        samples = self._data.samples(item) if self._spec.config.channel.remembers else None
         started_s = time.perf_counter()
-        work = self.host.work(item, features, labels, first=item.stage if reads else None)
+        work = self.host.work(item, features, labels, first=item.stage if reads else None, samples=samples)
         departures = work.departures
         if item.purpose == "store":
             assert self._cache is not None

@@ -13,7 +13,7 @@ from typing import Any
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, Result, RunConfig
 from rich.console import Console
 
-from distblock import runs
+from distblock import plans, runs
 from distblock.attempts import Attempts, Keeper
 from distblock.config import Config, make_config
 from distblock.errors import InputError
@@ -86,7 +86,14 @@ class BlockTrainer:
             if is_resumed:
                 stack.enter_context(directory.owned())
                 check_not_ended(directory)
-                check_changes(directory.read_config(), self.config)
+                before = directory.read_config()
+                if self.config.model.stages == "auto":
+                    self.config = plans.as_before(self.config, before)
+                check_changes(before, self.config)
+            elif self.config.model.stages == "auto":
+                self.config = plans.planned(
+                    self.config, model=self._model, dataset=self._dataset, note=self._console.print
+                )
             needs_initial = not (is_resumed and list_checkpoints(directory))
             prepared = prepare(self.config, model=self._model, dataset=self._dataset, needs_initial=needs_initial)
             job = make_job(prepared, run=directory.name, model=self._model, dataset=self._dataset)

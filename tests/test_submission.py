@@ -31,6 +31,7 @@ NOWHERE = ("--address", "http://127.0.0.1:1")
         {"data": {"name": "cifar10", "path": "/a b/c,d", "augment": ["crop", "flip"], "microbatch_size": None}},
         {"data": {"augment": []}, "model": {"cuts": [2, 5], "width": 8}, "optimizer": {"milestones": [0.1, 1 / 3]}},
         {"model": {"init_from": "--strange"}, "optimizer": {"lr": 1e-07}, "objective": {"varying": False}},
+        {"channel": {"codec": "bf16", "edge_codecs": {1: "int8", 3: "fp32"}}},
         {"metrics": {"port": 0}, "regime": {"name": "multi-lap", "laps": 3}, "run_dir": "s3://bucket/run"},
     ],
 )

@@ -13,6 +13,7 @@ BENCHMARKS = {
     "why": "why",
     "measuring": "measuring",
     "pipeline": "pipeline",
+    "codecs": "codecs",
     "wavefront": "wavefront",
     "slow-stage": "slow_stage",
     "memory": "memory",

@@ -8,8 +8,8 @@ the link carries; a schedule of back-propagation sends gradients back and waits 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,27 +82,50 @@ def measure(
 def _round(
     link: Link, settings: Settings, folder: Path, rivals: Callable[[Start], Mapping[str, float]]
 ) -> tuple[str, Round]:
-    from cluster import hosts as cluster_hosts
-
-    # An activation passes two links.
-    one = cluster_hosts.Link(rate=None if link.rate == "none" else link.rate, delay_s=link.delay_ms / 2000)
-    cpus = [int(CPUS_PER_WORKER) + 1] + [int(CPUS_PER_WORKER)] * (settings.workers - 1)
-    with ExitStack() as stack:
-        run = stack.enter_context(tempfile.TemporaryDirectory(prefix="distblock-bench-"))
-        shared = [folder, Path(run), Path(settings.data_path).resolve()]
-        fleet = stack.enter_context(
-            cluster_hosts.hosts([cluster_hosts.HostSettings(cpus=each, link=one) for each in cpus], shared=shared)
-        )
-        rates = _distblock(fleet, replace(settings, run_dir=f"{run}/run", data_path=str(shared[-1])))
-        carried = line_rate(fleet) / rates.wire_bytes_per_sample
-        burst = f", burst {one.burst}" if one.rate else ""
-        return f"a link of {link.rate}{burst}, {link.delay_ms:g} ms each way", {
+    with on_hosts(link, settings, shared=[folder]) as (fleet, rates, carried):
+        return _name(link), {
             our_name(settings.workers): rates.pipeline,
             "bound: the slowest worker's computing": rates.bound,
             "bound: what the link carries": carried,
             "bound: the smaller of the two": min(rates.bound, carried),
             **rivals(_starter(fleet)),
         }
+
+
+@contextmanager
+def on_hosts(link: Link, settings: Settings, *, shared: Sequence[Path] = ()) -> Iterator[tuple[Hosts, Rates, float]]:
+    """Hosts, what distblock's run on them reached, and the samples per second that the link carries.
+
+    Args:
+        link: every host's.
+        settings: of the run.
+        shared: folders that all hosts see, beside the data.
+    """
+    from cluster import hosts as cluster_hosts
+
+    one = _link(link)
+    cpus = [int(CPUS_PER_WORKER) + 1] + [int(CPUS_PER_WORKER)] * (settings.workers - 1)
+    with ExitStack() as stack:
+        run = stack.enter_context(tempfile.TemporaryDirectory(prefix="distblock-bench-"))
+        seen = [*shared, Path(run), Path(settings.data_path).resolve()]
+        fleet = stack.enter_context(
+            cluster_hosts.hosts([cluster_hosts.HostSettings(cpus=each, link=one) for each in cpus], shared=seen)
+        )
+        rates = _distblock(fleet, replace(settings, run_dir=f"{run}/run", data_path=str(seen[-1])))
+        yield fleet, rates, line_rate(fleet) / rates.wire_bytes_per_sample
+
+
+def _link(link: Link) -> Any:
+    """An activation passes two links."""
+    from cluster import hosts as cluster_hosts
+
+    return cluster_hosts.Link(rate=None if link.rate == "none" else link.rate, delay_s=link.delay_ms / 2000)
+
+
+def _name(link: Link) -> str:
+    one = _link(link)
+    burst = f", burst {one.burst}" if one.rate else ""
+    return f"a link of {link.rate}{burst}, {link.delay_ms:g} ms each way"
 
 
 def _distblock(fleet: Hosts, settings: Settings) -> Rates:

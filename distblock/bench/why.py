@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow.compute as pc
 import ray
 from rich.console import Console
 from rich.table import Table
@@ -70,8 +71,10 @@ class Options(Outputs):
 
     causes: tuple[Planted, ...] = ("stage", "data", "driver", "stop")
     """which are planted, beside that of --hosts"""
-    microbatches: int = 80
-    """of each run"""
+    microbatches: int = 240
+    """of each run that count"""
+    warmup: int = 40
+    """microbatches of each run before those"""
     batch_size: int = 64
     """samples a microbatch"""
     rounds: int = 3
@@ -118,10 +121,12 @@ class Trial:
 
 
 class _Watch(Silent):
-    """Records when each microbatch was where; may keep the driver busy."""
+    """Records when each microbatch was where; may keep the driver busy; says when the run is well under way."""
 
-    def __init__(self, busy_s: float) -> None:
+    def __init__(self, busy_s: float, *, well_under_way: int) -> None:
         self._busy_s = busy_s
+        self._well_under_way = well_under_way
+        self.is_well_under_way = threading.Event()
         self.timeline = Timeline()
         self.calls, self.driver_s = 0, 0.0
 
@@ -131,8 +136,10 @@ class _Watch(Silent):
     def record_driver(self, busy_s: float) -> None:
         self.calls, self.driver_s = self.calls + 1, self.driver_s + busy_s
 
-    def record(self, report: WorkerReport) -> None:  # noqa: ARG002
+    def record(self, report: WorkerReport) -> None:
         time.sleep(self._busy_s)
+        if report.item.number >= self._well_under_way:
+            self.is_well_under_way.set()
 
 
 class Samples:
@@ -169,8 +176,8 @@ def main(arguments: Sequence[str]) -> None:
         RunFailedError: with --check, a ratio fell short.
     """
     options = read_options(Options, "why", arguments)
-    if min(options.microbatches, options.batch_size, options.rounds) < 1:
-        raise InputError("bench why: expected --microbatches, --batch-size and --rounds above 0")
+    if min(options.microbatches, options.batch_size, options.rounds) < 1 or options.warmup < 0:
+        raise InputError("bench why: expected --microbatches, --batch-size and --rounds above 0, --warmup 0 or more")
     if options.hosts:
         check_hosts()
     trials = [trial for _ in range(options.rounds) for trial in _round(options)]
@@ -192,7 +199,10 @@ def _round(options: Options) -> list[Trial]:
 
 
 def measure(options: Options, planted: Planted | None) -> Verdict:
-    """A run on this machine, and the verdict on it."""
+    """A run on this machine, and the verdict on it.
+
+    What counts begins when everything has run for a while: a process's first steps take longer than its others.
+    """
     config = make_config(
         {
             "data": {"batch_size": options.batch_size},
@@ -201,35 +211,40 @@ def measure(options: Options, planted: Planted | None) -> Verdict:
             "regime": {"epochs": 1},
         }
     )
+    num_microbatches = options.warmup + options.microbatches
     sample_s = SLOW_SAMPLE_S if planted == "data" else 0.0
-    dataset = partial(samples, count=options.batch_size * (options.microbatches + 1), sample_s=sample_s)
+    dataset = partial(samples, count=options.batch_size * (num_microbatches + 1), sample_s=sample_s)
     prepared = prepare(config, dataset=dataset)
     job = make_job(prepared, run="bench", dataset=dataset)
     if planted == "stage":
         job = replace(job, hosts=tuple(replace(spec, delays_s={1: SLOW_STAGE_S}) for spec in job.hosts))
-    watch = _Watch(BUSY_DRIVER_S if planted == "driver" else 0.0)
+    busy_s = BUSY_DRIVER_S if planted == "driver" else 0.0
+    watch = _Watch(busy_s, well_under_way=options.warmup + options.microbatches // 4)
     needed = [{"CPU": 1.0}] * 3
     with joined(config, needed), placed(needed, strategy="PACK", note=print) as group, crew(job, group) as people:
-        course = AllAtOnce(lambda _: training_items(prepared, options.microbatches))
-        with _stopping(people.workers[1].actors[0]) if planted == "stop" else nullcontext():
+        course = AllAtOnce(lambda _: training_items(prepared, num_microbatches))
+        stopping = partial(_stopping, people.workers[1].actors[0], watch.is_well_under_way)
+        with stopping() if planted == "stop" else nullcontext():
             driver.carry_out(job, people, course, watch, note=print)
-    found = recording(watch.timeline.table(), config, driver_s=watch.driver_s / watch.calls)
+    timeline = watch.timeline.table()
+    counting = timeline.filter(pc.field("number") >= options.warmup)
+    found = recording(counting, config, driver_s=watch.driver_s / watch.calls)
     return judge(found, codec=config.channel.codec)
 
 
 @contextmanager
-def _stopping(actor: Any) -> Iterator[None]:
+def _stopping(actor: Any, begin: threading.Event) -> Iterator[None]:
     """Within the block a worker is stopped once, and goes on again."""
-    stopper = threading.Thread(target=_stop, args=(actor,))
+    stopper = threading.Thread(target=_stop, args=(actor, begin), daemon=True)
     stopper.start()
     yield
     stopper.join()
 
 
-def _stop(actor: Any) -> None:
+def _stop(actor: Any, begin: threading.Event) -> None:
     """Stop a worker's process for a while, in the middle of its work."""
     pid: Any = ray.get(actor.__ray_call__.remote(_pid))
-    time.sleep(0.3)
+    begin.wait()
     os.kill(pid, signal.SIGSTOP)
     time.sleep(STOP_S)
     os.kill(pid, signal.SIGCONT)

@@ -162,12 +162,17 @@ def measure_workers(settings: Settings) -> Rates:
 def measure_plain_loop(settings: Settings) -> Rates:
     """All stages in this process, by one thread, data included."""
     prepared = prepare_run(settings)
-    whole = replace(prepared.blueprint, hosts=(range(prepared.blueprint.num_stages),))
-    [host] = make_job(replace(prepared, blueprint=whole), run="bench").hosts
     observer = _Reports()
     course = AllAtOnce(lambda _: make_items(settings, prepared))
-    local.execute(host, prepared.data, course, observer, initial={})
+    local.execute(whole_spec(prepared), prepared.data, course, observer, initial={})
     return _rates([observer.reports], None, observer.data_node)
+
+
+def whole_spec(prepared: Prepared) -> HostSpec:
+    """All stages in one process."""
+    whole = replace(prepared.blueprint, hosts=(range(prepared.blueprint.num_stages),))
+    [host] = make_job(replace(prepared, blueprint=whole), run="bench").hosts
+    return host
 
 
 MEASURES: dict[str, Callable[[Settings], Rates]] = {"workers": measure_workers, "plain-loop": measure_plain_loop}

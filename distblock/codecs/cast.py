@@ -39,7 +39,7 @@ def encode(
         staging: copies from the device.
     """
     with staging.stream():
-        encoded = [_encode_tensor(key, tensor, WIRE_TYPES[codec], staging) for key, tensor in named_tensors(features)]
+        encoded = [encode_tensor(key, tensor, WIRE_TYPES[codec], staging) for key, tensor in named_tensors(features)]
     return Payload(
         header=Header(run=run, edge=edge, number=number, tensors=tuple(header for header, _ in encoded)),
         arrays=tuple(array for _, array in encoded),
@@ -51,7 +51,7 @@ def encode(
 def decode(payload: Payload, *, staging: Staging) -> tuple[Features, Tensor]:
     """Features and labels on the stage's device; on a CPU in the payload's memory unless it was cast."""
     tensors = {
-        header.key: _decode_tensor(header, array, staging)
+        header.key: decode_tensor(header, array, staging)
         for header, array in zip(payload.header.tensors, payload.arrays, strict=True)
     }
     labels = staging.to_device(torch.from_numpy(payload.labels))
@@ -88,16 +88,17 @@ def rebuild(tensors: dict[str | int | None, Tensor]) -> Features:
     return {str(key): tensor for key, tensor in tensors.items()}
 
 
-def _encode_tensor(
+def encode_tensor(
     key: str | int | None, tensor: Tensor, widest: torch.dtype, staging: Staging
 ) -> tuple[TensorHeader, np.ndarray]:
+    """One tensor, no wider than that, as an array."""
     wire = _narrow(tensor, widest)
     header = TensorHeader(
         key=key,
         shape=tuple(tensor.shape),
-        dtype=_name(tensor.dtype),
-        wire_dtype=_name(wire.dtype),
-        channels_last=_is_channels_last(tensor),
+        dtype=name_of(tensor.dtype),
+        wire_dtype=name_of(wire.dtype),
+        channels_last=is_channels_last(tensor),
     )
     if header.channels_last:
         wire = wire.permute(0, 2, 3, 1)
@@ -106,7 +107,7 @@ def _encode_tensor(
 
 
 def _round_trip_tensor(tensor: Tensor, widest: torch.dtype) -> Tensor:
-    order = torch.channels_last if _is_channels_last(tensor) else torch.contiguous_format
+    order = torch.channels_last if is_channels_last(tensor) else torch.contiguous_format
     return _narrow(tensor, widest).to(tensor.dtype).contiguous(memory_format=order)
 
 
@@ -116,7 +117,8 @@ def _narrow(tensor: Tensor, widest: torch.dtype) -> Tensor:
     return tensor
 
 
-def _decode_tensor(header: TensorHeader, array: np.ndarray, staging: Staging) -> Tensor:
+def decode_tensor(header: TensorHeader, array: np.ndarray, staging: Staging) -> Tensor:
+    """The tensor of what `encode_tensor` gave."""
     host = torch.from_numpy(array)
     if header.wire_dtype == "bfloat16":
         host = host.view(torch.bfloat16)
@@ -126,9 +128,11 @@ def _decode_tensor(header: TensorHeader, array: np.ndarray, staging: Staging) ->
     return tensor.to(getattr(torch, header.dtype))
 
 
-def _is_channels_last(tensor: Tensor) -> bool:
+def is_channels_last(tensor: Tensor) -> bool:
+    """Its bytes are in NHWC order."""
     return tensor.ndim == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
-def _name(dtype: torch.dtype) -> str:
+def name_of(dtype: torch.dtype) -> str:
+    """As ``getattr(torch, name)`` finds it."""
     return str(dtype).removeprefix("torch.")

@@ -7,7 +7,8 @@ type of every tensor; the receiver compares all of it before it computes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,8 +23,9 @@ class TensorHeader:
         key: its key where the features are a dict, its position where they are a tuple, None for a lone tensor.
         shape: its shape, samples first.
         dtype: its type before the codec, e.g. ``"float32"``.
-        wire_dtype: its type on the wire.
+        wire_dtype: its type on the wire, or the codec that takes it apart.
         channels_last: its bytes are in NHWC order.
+        parts: type and shape of each array that stands for it; none: it is one array, of the shape itself.
     """
 
     key: str | int | None
@@ -31,6 +33,19 @@ class TensorHeader:
     dtype: str
     wire_dtype: str
     channels_last: bool
+    parts: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    @property
+    def layout(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Type, as numpy names it, and shape of each of its arrays."""
+        if self.parts:
+            return tuple((_OF_NUMPY.get(dtype, dtype), shape) for dtype, shape in self.parts)
+        shape = (self.shape[0], *self.shape[2:], self.shape[1]) if self.channels_last else self.shape
+        return ((_OF_NUMPY.get(self.wire_dtype, self.wire_dtype), shape),)
+
+
+_OF_NUMPY = {"bfloat16": "int16", "float8_e4m3fn": "uint8"}
+"""What carries the types that numpy does not have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,17 +67,24 @@ class Payload:
         arrays: the features' bytes as C-contiguous arrays; bf16 as int16.
         labels: int64, ``(N,)``.
         payload_bytes: bytes of the features before the codec.
+        samples: which of the training samples they are, int32 ``(N,)``; None: no codec on the way asks.
     """
 
     header: Header
     arrays: tuple[np.ndarray, ...]
     labels: np.ndarray
     payload_bytes: int
+    samples: np.ndarray | None = None
 
     @property
     def wire_bytes(self) -> int:
-        """Bytes that cross: features after the codec, and labels."""
-        return sum(array.nbytes for array in self.arrays) + self.labels.nbytes
+        """Bytes that cross: features after the codec, labels, and what tells the samples apart."""
+        extra = 0 if self.samples is None else self.samples.nbytes
+        return sum(array.nbytes for array in self.arrays) + self.labels.nbytes + extra
+
+    def with_samples(self, samples: np.ndarray | None) -> Payload:
+        """The same, saying which samples these are."""
+        return replace(self, samples=samples)
 
     def departure(self, *, encode_s: float, put_s: float) -> Departure:
         """The sender's side of its hop, which took so many seconds."""
@@ -101,17 +123,14 @@ def check_payload(
         raise ValueError(f"expected activations of shape {_text(wanted)}, got {_text(shapes)}")
     if payload.labels.shape != (item.num_samples,):
         raise ValueError(f"expected {item.num_samples} labels, got shape {payload.labels.shape}")
-    for tensor, array in zip(header.tensors, payload.arrays, strict=True):
-        _check_array(tensor, array)
+    announced = [each for tensor in header.tensors for each in tensor.layout]
+    came = [(array.dtype.name, array.shape) for array in payload.arrays]
+    if came != announced:
+        raise ValueError(f"expected bytes of {_bytes(announced)} as announced, got {_bytes(came)}")
 
 
-def _check_array(tensor: TensorHeader, array: np.ndarray) -> None:
-    stored = tensor.shape
-    if tensor.channels_last:
-        stored = (stored[0], *stored[2:], stored[1])
-    dtype = "int16" if tensor.wire_dtype == "bfloat16" else tensor.wire_dtype
-    if array.shape != stored or array.dtype.name != dtype:
-        raise ValueError(f"expected bytes of {dtype} {stored} as announced, got {array.dtype.name} {array.shape}")
+def _bytes(layout: Sequence[tuple[str, tuple[int, ...]]]) -> str:
+    return ", ".join(f"{dtype} {shape}" for dtype, shape in layout)
 
 
 def _text(shapes: tuple[tuple[int, ...], ...]) -> str:

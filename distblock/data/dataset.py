@@ -124,6 +124,10 @@ class DataSet:
         portion, indices = self._portions[item.part], self._indices(item)
         return np.searchsorted(portion.indices, indices), portion.source.labels[indices]
 
+    def samples(self, item: Item) -> np.ndarray:
+        """Which samples of its source an item has, int32 ``(N,)``: what tells them apart in every epoch."""
+        return self._indices(item).astype(np.int32)
+
     def _indices(self, item: Item) -> np.ndarray:
         order = self._training_order(item.epoch) if item.purpose == "train" else self._portions[item.part].indices
         return order[item.first_sample : item.first_sample + item.num_samples]

@@ -88,6 +88,7 @@ def draw_blueprint(config: Config, problem: Problem, *, build: Build | None = No
     leaving = check_shapes(blocks, example, partition=_known_partition(config, len(blocks)))
     costs = count_costs(blocks, example)
     partition = make_partition(config.model, costs)
+    _check_edges(config.channel.edge_codecs, partition)
     entering = [example, *(leaving[cut - 1] for cut in partition.cuts)]
     classified = tuple(tuple(main_tensor(leaving[stage.stop - 1]).shape[1:]) for stage in partition.stages)
     states = [
@@ -100,7 +101,9 @@ def draw_blueprint(config: Config, problem: Problem, *, build: Build | None = No
         hosts=_hosts(config, partition, costs),
         entering=tuple(_sample_shapes(features) for features in entering),
         classified=classified,
-        sample_bytes=tuple(_wire_bytes(features, config.channel.codec) for features in entering),
+        sample_bytes=tuple(
+            _wire_bytes(features, config.channel.codec_of(edge)) for edge, features in enumerate(entering)
+        ),
         num_parameters=tuple(sum(t.numel() for t in state.values() if isinstance(t, nn.Parameter)) for state in states),
         state_shapes=tuple({name: tuple(tensor.shape) for name, tensor in state.items()} for state in states),
     )
@@ -122,6 +125,15 @@ def classifier_of(config: Config, problem: Problem, sample_shape: tuple[int, ...
     """The auxiliary classifier for outputs of this shape a sample, not yet initialized."""
     example = torch.empty(SAMPLES, *sample_shape)
     return build_classifier(config.model.classifier, example, num_classes=problem.num_classes)
+
+
+def _check_edges(edge_codecs: Mapping[int, str], partition: Partition) -> None:
+    unknown = [edge for edge in edge_codecs if edge >= partition.num_stages]
+    if unknown:
+        raise InputError(
+            f"channel.edge_codecs: expected stages from 1 to {partition.num_stages - 1}, which edges enter, got"
+            f" {unknown[0]}"
+        )
 
 
 def _known_partition(config: Config, num_blocks: int) -> Partition | None:
@@ -160,7 +172,7 @@ def _sample_shapes(features: Features) -> tuple[tuple[int, ...], ...]:
 
 
 def _wire_bytes(features: Features, codec: str) -> int:
-    per_value = 4 if codec == "fp32" else 2
+    per_value = {"fp32": 4, "fp16": 2, "bf16": 2}.get(codec, 1)
     sizes = (
         min(t.element_size(), per_value) if t.is_floating_point() else t.element_size()
         for _, t in named_tensors(features)

@@ -19,7 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distblock.codecs.cast import Features, num_bytes, round_trip
+from distblock.codecs.cast import Features, num_bytes
+from distblock.codecs.edge import EdgeCodec, Microbatch
+from distblock.codecs.staging import Staging
 from distblock.config import Config
 from distblock.errors import DeviceLostError, PeerLostError, StageError
 from distblock.learning.blueprint import Blueprint, Build, Problem, classifier_of, network
@@ -106,6 +108,9 @@ class Host:
         shelf: where stages lie that are not needed now: with one, only one stage is resident at a time. It takes
             that stages train one by one, on cached inputs.
         replicas: who shares each microbatch with it; default: nobody, and all shares are computed here.
+
+    Attributes:
+        edges: the codec of each edge that a hosted stage is at one end of, by the stage that it enters.
     """
 
     def __init__(
@@ -128,6 +133,11 @@ class Host:
         rebuilds = spec.inputs == "cache" and spec.config.checkpoint.is_on
         self._keeps_laps = spec.config.regime.name == "wavefront" and (spec.inputs == "frozen" or rebuilds)
         self._frozen: dict[tuple[int, int], tuple[Block, ...]] = {}
+        staging = Staging(self.device)
+        self.edges = {
+            edge: EdgeCodec(spec.config.channel, run=spec.run, edge=edge, seed=spec.config.seed, staging=staging)
+            for edge in range(max(1, spec.stages.start), min(spec.stages.stop + 1, spec.blueprint.num_stages))
+        }
         self._resident = {stage.index: stage for stage in build_stages(spec, spec.stages, self._replicas)}
         if shelf is not None:
             for index in spec.stages[1:]:
@@ -157,8 +167,9 @@ class Host:
         }
 
     def training_state(self) -> dict[int, dict[str, np.ndarray]]:
-        """All that another host needs to go on from here, as a copy, by stage: its training state, and
-        ``lap <number>/<name>`` of frozen copies."""
+        """All that another host needs to go on from here, as a copy, by stage: its training state,
+        ``lap <number>/<name>`` of frozen copies, and ``edge in/<name>`` and ``edge out/<name>`` of what the codecs
+        before and behind it remember."""
         return dict(self.training_states())
 
     def training_states(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
@@ -179,20 +190,30 @@ class Host:
             if owner == index:
                 copies = blocks_state(blocks)
                 state |= {f"{_LAP}{lap}/{name}": tensor.cpu().numpy().copy() for name, tensor in copies.items()}
+        for what, edge in _edges_of(index):
+            if edge in self.edges:
+                state |= {f"{what}/{name}": array for name, array in self.edges[edge].state().items()}
         return state
 
     def _load_training_state(self, index: int, state: Mapping[str, np.ndarray]) -> None:
         stage = self.stage(index)
         own: dict[str, Tensor] = {}
         laps: dict[int, dict[str, Tensor]] = {}
+        edges = dict(_edges_of(index))
+        remembered: dict[int, dict[str, np.ndarray]] = {}
         for key, array in state.items():
             what, _, name = key.partition("/")
+            if what in edges:
+                remembered.setdefault(edges[what], {})[name] = array
+                continue
             tensor = torch.from_numpy(array.copy())
             if what.startswith(_LAP):
                 laps.setdefault(int(what.removeprefix(_LAP)), {})[name] = tensor
             else:
                 own[key] = tensor
         stage.load_training_state(own)
+        for edge, arrays in remembered.items():
+            self.edges[edge].load(arrays)
         for lap, tensors in laps.items():
             blocks = copy.deepcopy(stage.blocks)
             for name, tensor in blocks_state(blocks).items():
@@ -207,7 +228,15 @@ class Host:
         """Nobody will ask any more for the stage as it was after the lap."""
         self._frozen.pop((stage, lap), None)
 
-    def work(self, item: Item, features: Features, labels: Tensor, *, first: int | None = None) -> Work:
+    def work(
+        self,
+        item: Item,
+        features: Features,
+        labels: Tensor,
+        *,
+        first: int | None = None,
+        samples: np.ndarray | None = None,
+    ) -> Work:
         """Pass a microbatch through the hosted stages, each as its role is, and no further than it has to go.
 
         Args:
@@ -215,6 +244,7 @@ class Host:
             features: what enters the first of them, on the device.
             labels: int64 ``(N,)``.
             first: the stage they enter; default: the first hosted.
+            samples: which of the training samples they are, ``(N,)``; None: no codec asks.
 
         Raises:
             StageError: a stage failed; it names the stage, the microbatch and the cause.
@@ -223,7 +253,7 @@ class Host:
         last = self.spec.stages.stop - 1 if item.stage is None else min(item.stage, self.spec.stages.stop - 1)
         for index in range(self.spec.stages.start if first is None else first, last + 1):
             if reports:
-                features, arrival, departure = self._hop(index, features)
+                features, arrival, departure = self._hop(index, features, Microbatch(item=item, samples=samples))
                 arrivals.append(arrival)
                 departures.append(departure)
             features, report = self._work_one(self.stage(index), item, features, labels)
@@ -276,9 +306,9 @@ class Host:
         assert self._shelf is not None
         self._shelf.put(index, self._resident.pop(index).training_state())
 
-    def _hop(self, edge: int, features: Features) -> tuple[Features, Arrival, Departure]:
+    def _hop(self, edge: int, features: Features, microbatch: Microbatch) -> tuple[Features, Arrival, Departure]:
         begun_s = self._clock()
-        passed = round_trip(features, codec=self.spec.config.channel.codec)
+        passed = self.edges[edge].round_trip(features, microbatch)
         departure = Departure(
             edge=edge,
             payload_bytes=num_bytes(features),
@@ -287,6 +317,11 @@ class Host:
             put_s=0.0,
         )
         return passed, Arrival(edge=edge, fetch_s=0.0, decode_s=0.0, exposed_s=0.0), departure
+
+
+def _edges_of(stage: int) -> tuple[tuple[str, int], tuple[str, int]]:
+    """What the state of the codecs beside a stage is called, and which edges they are."""
+    return ("edge in", stage), ("edge out", stage + 1)
 
 
 def build_stages(spec: HostSpec, stages: range, replicas: Replicas | None = None) -> list[Stage]:

@@ -70,6 +70,8 @@ def make_partition(config: ModelConfig, costs: Sequence[int]) -> Partition:
         return Partition(cuts=_checked(config.cuts, num_blocks), num_blocks=num_blocks)
     if config.stages == "blocks":
         return Partition(cuts=tuple(range(1, num_blocks)), num_blocks=num_blocks)
+    if config.stages == "auto":
+        raise InputError("model.stages: expected a plan in place of auto; run distblock plan and take its cuts")
     if config.stages > num_blocks:
         raise InputError(
             f"model.stages: expected at most one stage a block, got {config.stages} stages for a network of"

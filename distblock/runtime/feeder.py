@@ -46,6 +46,7 @@ class DataWorker:
         self._run = run
         self._replicas = config.replicas
         self._is_recording = config.metrics.record
+        self._names_samples = config.channel.remembers
         self._data = open_data(config.data, seed=config.seed, dataset=dataset, info=info)
         self._staging = Staging(torch.device("cpu"))
         self._node = ray.util.get_node_ip_address()
@@ -113,7 +114,8 @@ class DataWorker:
 
     def _share(self, item: Item, replica: int, images: np.ndarray, labels: np.ndarray) -> Payload:
         part = share(item.num_samples, replica=replica, count=self._replicas)
-        return self._encode(item, images[part], labels[part])
+        payload = self._encode(item, images[part], labels[part])
+        return payload.with_samples(self._data.samples(item)[part]) if self._names_samples else payload
 
     def _encode(self, item: Item, images: np.ndarray, labels: np.ndarray) -> Payload:
         return encode(

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import ray
+import torch
 from ray import ObjectRef
 from torch import Tensor
 
-from distblock.codecs.cast import Features, decode
+from distblock.codecs.cast import Features
+from distblock.codecs.edge import EdgeCodec, Microbatch
 from distblock.codecs.payload import Payload, check_payload
 from distblock.codecs.staging import Staging
 from distblock.learning.host import HostSpec
@@ -24,18 +26,22 @@ class Fetched:
     """A microbatch on the device.
 
     Attributes:
-        features, labels: what it is.
+        microbatch: whose.
+        features, labels: what it is; decoded when its turn to be computed has come where the codec remembers.
+        payload: as it came, until then.
         first: the stage it enters.
         num_hops: hops that its fetching stands for: those of all microbatches that a cache holds, at its opening.
         fetch_s, decode_s: seconds of its own.
     """
 
-    features: Features
+    microbatch: Microbatch
+    features: Features | None
     labels: Tensor
     first: int
     num_hops: int
     fetch_s: float
     decode_s: float
+    payload: Payload | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +83,7 @@ class Intake:
     Args:
         spec: what the worker hosts.
         staging: copies to its device.
+        codec: of the edge that enters it; None: it takes images.
         cache: where its caches lie, if it has any.
         node: its address.
         clock: the worker's.
@@ -87,12 +94,14 @@ class Intake:
         spec: HostSpec,
         *,
         staging: Staging,
+        codec: EdgeCodec | None,
         cache: FeatureCache | None,
         node: str,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._spec = spec
         self._staging = staging
+        self._codec = codec or EdgeCodec(spec.config.channel, run=spec.run, edge=0, seed=0, staging=staging)
         self._cache = cache
         self._reader = None if cache is None else CacheReader(cache, node=node)
         self._clock = clock
@@ -124,15 +133,29 @@ class Intake:
         )
         return Arrived(microbatches=microbatches, asked_s=asked_s, fetched_s=fetched_s, decoded_s=self._clock())
 
+    def features(self, fetched: Fetched) -> Features:
+        """What a microbatch is; called in the order of the stream, where the codec remembers."""
+        if fetched.features is not None:
+            return fetched.features
+        assert fetched.payload is not None
+        return self._codec.decode(fetched.payload, fetched.microbatch)[0]
+
     def _take(self, item: Item, payload: Payload) -> Fetched:
         begun_s = self._clock()
         first = self._spec.stages.start
         shapes = self._spec.blueprint.entering[first]
         check_payload(payload, run=self._spec.run, edge=first, item=item, sample_shapes=shapes)
-        features, labels = decode(payload, staging=self._staging)
+        microbatch = Microbatch(item=item, samples=payload.samples)
+        waits = self._codec.remembers
+        if waits:
+            features, labels = None, self._staging.to_device(torch.from_numpy(payload.labels))
+        else:
+            features, labels = self._codec.decode(payload, microbatch)
         return Fetched(
+            microbatch=microbatch,
             features=features,
             labels=labels,
+            payload=payload if waits else None,
             first=first,
             num_hops=1,
             fetch_s=0.0,
@@ -149,6 +172,7 @@ class Intake:
         opened_s = self._clock()
         features, labels = self._cache.take(path, item, payload.arrays[0], payload.labels, staging=self._staging)
         return Fetched(
+            microbatch=Microbatch(item=item),
             features=features,
             labels=labels,
             first=item.stage,

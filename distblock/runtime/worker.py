@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,7 +23,6 @@ import torch
 from ray import ObjectRef
 from ray.exceptions import ObjectLostError, RayActorError
 
-from distblock.codecs.cast import encode
 from distblock.codecs.memcpy import memcpy_bytes_per_s
 from distblock.codecs.payload import Payload
 from distblock.codecs.staging import Staging
@@ -50,9 +49,17 @@ LOST = (ObjectLostError, RayActorError)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Computed:
-    """What computing gave, and when it ran (on the worker's clock)."""
+    """What computing gave, and when it ran (on the worker's clock).
+
+    Attributes:
+        payload: what leaves, where the edge's codec remembers and takes its turn here.
+        decode_s, encode_s: seconds of such codecs.
+    """
 
     work: Work
+    payload: Payload | None
+    decode_s: float
+    encode_s: float
     departures: tuple[Departure, ...]
     reused: Reused
     started_s: float
@@ -87,7 +94,6 @@ class StageWorker:
         self._spec = spec
         self._replica = replica
         self._index = index * spec.config.replicas + replica
-        self._is_last = spec.stages.stop == spec.blueprint.num_stages
         self._clock = time.perf_counter
         self._epoch_s = time.time() - self._clock()
         num_threads = spec.config.resources.threads_per_worker
@@ -114,7 +120,15 @@ class StageWorker:
         self._turns = Turns(beginning.turn)
         self._strikes = Strikes(beginning.faults, process=beginning.process, replica=replica)
         self._reuse = Reuse(spec, self._host, self._computing, clock=self._clock)
-        self._intake = Intake(spec, staging=self._staging, cache=self._cache, node=self._node, clock=self._clock)
+        self._intake = Intake(
+            spec,
+            staging=self._staging,
+            codec=self._host.edges.get(spec.stages.start),
+            cache=self._cache,
+            node=self._node,
+            clock=self._clock,
+        )
+        self._outgoing = self._host.edges.get(spec.stages.stop)
         self._begin_from(beginning)
         self._failure: BaseException | None = None
         self._idle_since_s = self._clock()
@@ -277,9 +291,17 @@ class StageWorker:
     def _compute(self, item: Item, fetched: Fetched, turn: int) -> _Computed:
         self._strikes.strike("before", turn, item)
         started_s, idle_since_s = self._clock(), self._idle_since_s
-        work = self._host.work(item, fetched.features, fetched.labels, first=fetched.first)
+        features = self._intake.features(fetched)
+        decoded_s = self._clock()
+        samples = fetched.microbatch.samples
+        work = self._host.work(item, features, fetched.labels, first=fetched.first, samples=samples)
         self._staging.mark()
-        reused = self._reuse.fresh(item, fetched.features, fetched.labels)
+        reused = self._reuse.fresh(item, features, fetched.labels)
+        worked_s = self._clock()
+        payload = None
+        if self._outgoing is not None and self._outgoing.remembers:
+            payload = self._outgoing.encode(work.features, fetched.labels, fetched.microbatch)
+        encoded_s = self._clock()
         departures = work.departures
         if item.purpose == "store" and item.stage in self._spec.stages:
             assert self._cache is not None
@@ -289,6 +311,9 @@ class StageWorker:
         self._strikes.strike("computed", turn, item)
         return _Computed(
             work=work,
+            payload=payload,
+            decode_s=decoded_s - started_s,
+            encode_s=encoded_s - worked_s,
             departures=departures,
             reused=reused,
             started_s=started_s,
@@ -298,19 +323,17 @@ class StageWorker:
 
     def _encode(self, item: Item, fetched: Fetched, computed: _Computed) -> _Done:
         begun_s = self._clock()
-        payload = None
-        if not self._is_last and item.stage not in self._spec.stages:
-            payload = encode(
-                computed.work.features,
-                fetched.labels,
-                codec=self._spec.config.channel.codec,
-                run=self._spec.run,
-                edge=self._spec.stages.stop,
-                number=item.number,
-                staging=self._staging,
-            )
+        payload = computed.payload
+        if payload is None and self._outgoing is not None and item.stage not in self._spec.stages:
+            payload = self._outgoing.encode(computed.work.features, fetched.labels, fetched.microbatch)
         now_s = self._clock()
-        return _Done(fetched=fetched, computed=computed, payload=payload, encode_s=now_s - begun_s, encoded_s=now_s)
+        return _Done(
+            fetched=replace(fetched, decode_s=fetched.decode_s + computed.decode_s),
+            computed=computed,
+            payload=payload,
+            encode_s=now_s - begun_s + computed.encode_s,
+            encoded_s=now_s,
+        )
 
     def _reports(
         self, parcel: Parcel, arrived: Arrived, done: Sequence[_Done], *, put_s: float, stored_s: float

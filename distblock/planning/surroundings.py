@@ -1,0 +1,86 @@
+"""What a planner has to know beside the network: the data's seconds, a process's memory, the rate of a copy."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+from distblock.codecs.memcpy import memcpy_bytes_per_s
+from distblock.config import Config
+from distblock.data.dataset import DataSet
+from distblock.errors import RunFailedError
+from distblock.messages import Item
+from distblock.planning.layout import Surroundings
+from distblock.schedule.parcels import BUSY_S, LARGEST
+
+CALL_S = 0.003
+"""Processor seconds of a call at the worker and at the driver together, whatever it carries: 1.5 ms each on one core of
+an AMD EPYC, by ``distblock bench driver``."""
+
+_BASE = """
+import os, psutil, ray, torch
+from distblock.learning.host import Host
+from distblock.runtime.worker import StageWorker
+print(psutil.Process().memory_info().rss)
+"""
+
+
+def look_around(
+    config: Config, data: DataSet, *, step_s: float, cores: int | None, link_bytes_per_s: float
+) -> Surroundings:
+    """Measure what is here.
+
+    Args:
+        config: the settings.
+        data: where the samples come from.
+        step_s: seconds of a step of one worker, about: quick ones travel several a call.
+        cores: of a node; none: of this machine.
+        link_bytes_per_s: between nodes, as it is told.
+    """
+    together = 1
+    if config.channel.microbatches_per_call != "auto":
+        together = config.channel.microbatches_per_call
+    elif step_s > 0:
+        together = max(1, min(LARGEST, round(BUSY_S / step_s)))
+    return Surroundings(
+        cores=cores or len(os.sched_getaffinity(0)),
+        link_bytes_per_s=link_bytes_per_s,
+        memcpy_bytes_per_s=memcpy_bytes_per_s(),
+        base_bytes=_base_bytes(),
+        call_s=CALL_S / together,
+        data_s=_data_s(config, data),
+    )
+
+
+def _base_bytes() -> int:
+    """Of a worker's process that hosts nothing yet."""
+    done = subprocess.run([sys.executable, "-c", _BASE], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RunFailedError(f"plan: a process to measure did not start: {done.stderr[-300:]}")
+    return int(done.stdout.split()[-1])
+
+
+def _data_s(config: Config, data: DataSet) -> float:
+    """A microbatch that is read for the second time: in later epochs decoded images are in memory, where they fit."""
+    count = min(config.data.train_microbatch, data.info.num_train)
+    item = Item(
+        number=0,
+        purpose="train",
+        part="train",
+        epoch=0,
+        index=0,
+        first_sample=0,
+        num_samples=count,
+        batch_samples=count,
+        closes_batch=True,
+        closes_pass=False,
+    )
+    taken = []
+    for _ in range(4):
+        begun_s = time.perf_counter()
+        data.microbatch(item)
+        taken.append(time.perf_counter() - begun_s)
+    return statistics.median(taken[1:])

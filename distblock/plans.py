@@ -1,0 +1,277 @@
+"""``distblock plan``, and ``--model.stages auto``: the blocks are profiled here, and the best layout is searched."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from rich.console import Console
+
+from distblock.config import Codec, Config, dump_config, make_config
+from distblock.data.dataset import DataSet, open_data
+from distblock.errors import InputError
+from distblock.flags import read_settings, whole_number
+from distblock.learning.blueprint import Build, Problem
+from distblock.learning.partition import balance
+from distblock.planning.layout import Plan, Planner, Seat
+from distblock.planning.profile import Profile, profile
+from distblock.planning.surroundings import look_around
+from distblock.planning.tables import alternatives_table, explain, plan_table, profile_table
+
+USAGE = """usage: distblock plan [OPTIONS] [--config FILE.yaml] [--KEY VALUE ...]    (the settings of distblock train)
+
+  --seats SPEC ...       workers that there may be, as NODE[:SPEED[:MEMORY]], such as here:1:2gb far:0.5; default:
+                         resources.workers, or a worker a core, on this machine
+  --link-rate RATE       between nodes, such as 100mbit; needed where seats are on several nodes
+  --cores N              of each node; default: this machine's
+  --memory SIZE          of each worker at most, such as 800mb; default: any
+  --codecs NAME ...      that an edge may have, the preferred one first; default: channel.codec
+  --to FILE.yaml         write the settings with the plan in them
+"""
+
+OWN = ("--seats", "--link-rate", "--cores", "--memory", "--codecs", "--to")
+
+_BITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
+_BYTES = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be planned, and with what.
+
+    Attributes:
+        config: the run's settings.
+        seats: workers that there may be.
+        link_bytes_per_s: between nodes.
+        cores: of each node; none: this machine's.
+        codecs: that an edge may have.
+    """
+
+    config: Config
+    seats: tuple[Seat, ...]
+    link_bytes_per_s: float = math.inf
+    cores: int | None = None
+    codecs: tuple[Codec, ...] = ("fp32",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A plan and what it was chosen from.
+
+    Attributes:
+        plan: the best one.
+        others: by what they are.
+        profile: of the network.
+        planner: which may be asked for more.
+    """
+
+    plan: Plan
+    others: dict[str, Plan]
+    profile: Profile
+    planner: Planner
+
+
+def main(arguments: Sequence[str], console: Console) -> None:
+    """``distblock plan``.
+
+    Raises:
+        InputError: an option or a setting cannot be, or nothing fits.
+    """
+    request, to = read_request(arguments)
+    found = search(request)
+    console.print(profile_table(found.profile))
+    console.print(plan_table(found.plan, found.profile))
+    console.print(alternatives_table(found.plan, found.others))
+    for line in explain(found.plan, found.others):
+        console.print(line, soft_wrap=True)
+    planned = apply(found.plan, request.config)
+    if to is None:
+        console.print(f"distblock train ... {' '.join(_flags(planned))}", soft_wrap=True)
+    else:
+        Path(to).write_text(dump_config(planned))
+        console.print(f"distblock train --config {to}", soft_wrap=True)
+
+
+def read_request(arguments: Sequence[str]) -> tuple[Request, str | None]:
+    """What the command line asks for, and where the plan is to be written.
+
+    Raises:
+        InputError: an option or a setting cannot be.
+    """
+    options, rest = take_several(arguments, OWN)
+    config = make_config(read_settings(rest))
+    memory = size_of(_last(options, "--memory"), "--memory", _BYTES) if "--memory" in options else math.inf
+    default = config.resources.workers or len(os.sched_getaffinity(0))
+    words = options.get("--seats") or ["here"] * default
+    seats = tuple(_seat(word, memory) for word in words)
+    if "--link-rate" in options:
+        rate = size_of(_last(options, "--link-rate"), "--link-rate", _BITS) / 8
+    elif len({seat.node for seat in seats}) > 1:
+        raise InputError("--link-rate: expected the rate between the nodes of --seats, such as 100mbit, got nothing")
+    else:
+        rate = math.inf
+    cores = whole_number(_last(options, "--cores"), where="--cores") if "--cores" in options else None
+    codecs: list[Codec] = []
+    for name in options.get("--codecs", [config.channel.codec]):
+        if name not in get_args(Codec):
+            raise InputError(f"--codecs: expected some of {', '.join(get_args(Codec))}, got {name}")
+        codecs.append(name)  # type: ignore[arg-type]
+    to = _last(options, "--to") if "--to" in options else None
+    if to is not None and not Path(to).absolute().parent.is_dir():
+        raise InputError(f"--to: expected a file in a folder that is there, got {to}; make the folder first")
+    return Request(config=config, seats=seats, link_bytes_per_s=rate, cores=cores, codecs=tuple(codecs)), to
+
+
+def search(request: Request, *, model: Build | None = None, dataset: Callable[..., Any] | None = None) -> Found:
+    """Profile the network on this machine and find its best layout.
+
+    Raises:
+        InputError: something that was given cannot be used, or nothing fits.
+    """
+    config = request.config
+    _check(config)
+    data = open_data(config.data, seed=config.seed, dataset=dataset)
+    seats = request.seats
+    together = max(1, min(len(seats), request.cores or len(os.sched_getaffinity(0))))
+    problem = Problem(
+        in_channels=data.info.channels, image_size=data.info.image_size, num_classes=data.info.num_classes
+    )
+    measured = profile(
+        config, problem, build=model, codecs=tuple(dict.fromkeys(("fp32", *request.codecs))), processes=together
+    )
+    return choose(request, measured, data)
+
+
+def choose(request: Request, measured: Profile, data: DataSet) -> Found:
+    """The best layout for a network that has been profiled."""
+    seats = request.seats
+    step_s = sum(block.first_s + block.classifier_s for block in measured.blocks) / max(1, len(seats))
+    around = look_around(
+        request.config, data, step_s=step_s, cores=request.cores, link_bytes_per_s=request.link_bytes_per_s
+    )
+    planner = Planner(measured, around, codecs=request.codecs, replicas=request.config.replicas)
+    plan = planner.best(seats)
+    others = {
+        f"{count} worker{'s' if count > 1 else ''}": other
+        for count, other in planner.by_count(seats).items()
+        if other.cuts != plan.cuts
+    }
+    number = len(plan.pieces)
+    own = [piece.seat for piece in plan.pieces]
+    equal = balance([1] * planner.num_blocks, number)
+    if equal != plan.cuts:
+        others["as many blocks each"] = planner.of_cuts(equal, own)
+    return Found(plan=plan, others=others, profile=measured, planner=planner)
+
+
+def apply(plan: Plan, config: Config) -> Config:
+    """The settings with a plan in them: explicit cuts, a worker a stage, and the codec of each edge."""
+    codecs = {place: piece.codec for place, piece in enumerate(plan.pieces) if place}
+    own = {edge: codec for edge, codec in codecs.items() if codec != config.channel.codec}
+    values = config.model_dump(mode="json", exclude_unset=True)
+    values["model"] = {**values.get("model", {}), "cuts": list(plan.cuts)}
+    values["model"].pop("stages", None)
+    if not plan.cuts:
+        values["model"] = {**values["model"], "stages": 1}
+        values["model"].pop("cuts")
+    values["resources"] = {**values.get("resources", {}), "workers": len(plan.pieces)}
+    values["channel"] = {**values.get("channel", {}), **({"edge_codecs": own} if own else {})}
+    return make_config(values)
+
+
+def planned(
+    config: Config,
+    *,
+    model: Build | None = None,
+    dataset: Callable[..., Any] | None = None,
+    note: Callable[[str], object],
+) -> Config:
+    """The settings with the best plan in place of ``model.stages: auto``.
+
+    Args:
+        config: the settings.
+        model, dataset: the user's own.
+        note: is told what was chosen, and why.
+
+    Raises:
+        InputError: something that was given cannot be used, or nothing fits.
+    """
+    count = config.resources.workers or len(os.sched_getaffinity(0))
+    request = Request(config=config, seats=(Seat(),) * count, codecs=(config.channel.codec,))
+    found = search(request, model=model, dataset=dataset)
+    for line in explain(found.plan, found.others):
+        note(line)
+    return apply(found.plan, config)
+
+
+def as_before(config: Config, before: Config) -> Config:
+    """A run that goes on keeps the plan that it began with."""
+    model = {"stages": before.model.stages, "cuts": before.model.cuts}
+    return config.model_copy(update={"model": config.model.model_copy(update=model)})
+
+
+def take_several(arguments: Sequence[str], names: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """A command's own options with all words up to the next option, and all other arguments."""
+    options: dict[str, list[str]] = {}
+    others: list[str] = []
+    into = others
+    for word in arguments:
+        name, is_joined, value = word.partition("=")
+        if word.startswith("--"):
+            into = options.setdefault(name, []) if name in names else others
+            if name in names:
+                into += [value] if is_joined else []
+                continue
+        into.append(word)
+    return options, others
+
+
+def size_of(text: str, where: str, units: dict[str, float]) -> float:
+    """A number with its unit.
+
+    Raises:
+        InputError: it is none; ``where`` names the option.
+    """
+    lower = text.lower()
+    for unit, factor in units.items():
+        number = lower.removesuffix(unit)
+        if lower.endswith(unit) and number.replace(".", "", 1).isdigit() and float(number) > 0:
+            return float(number) * factor
+    raise InputError(f"{where}: expected a number with one of {', '.join(units)} behind it, got {text or 'nothing'}")
+
+
+def _check(config: Config) -> None:
+    if config.regime.name not in ("parallel", "asynchronous"):
+        raise InputError(
+            f"plan: expected the parallel or the asynchronous regime, in which all stages compute at once, got"
+            f" {config.regime.name}"
+        )
+    if config.model.cuts is not None:
+        raise InputError("plan: expected no model.cuts, which are what is planned, got some; leave them out")
+
+
+def _seat(word: str, memory_bytes: float) -> Seat:
+    node, *more = word.split(":")
+    try:
+        speed = float(more[0]) if more else 1.0
+    except ValueError:
+        speed = 0.0
+    if not node or len(more) > 2 or speed <= 0:
+        raise InputError(f"--seats: expected NODE, NODE:SPEED or NODE:SPEED:MEMORY, such as here:0.5:2gb, got {word}")
+    own = size_of(more[1], "--seats", _BYTES) if len(more) == 2 else memory_bytes
+    return Seat(node=node, speed=speed, memory_bytes=own)
+
+
+def _last(options: dict[str, list[str]], name: str) -> str:
+    return options[name][-1] if options[name] else ""
+
+
+def _flags(config: Config) -> list[str]:
+    cuts = ["--model.cuts", *map(str, config.model.cuts)] if config.model.cuts else ["--model.stages", "1"]
+    codecs = [f"{edge}={codec}" for edge, codec in config.channel.edge_codecs.items()]
+    workers = ["--resources.workers", str(config.resources.workers)]
+    return [*cuts, *workers, *(["--channel.edge-codecs", *codecs] if codecs else [])]

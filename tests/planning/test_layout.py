@@ -1,0 +1,131 @@
+"""Layouts of made-up networks: against all layouts there are, and against what a hand works out."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+
+import pytest
+
+from distblock.errors import InputError
+from distblock.planning.layout import Planner, Seat, Surroundings
+from distblock.planning.profile import BlockProfile, CodecProfile, Profile
+
+CODECS = {
+    "fp32": CodecProfile(encode_s=0.0, decode_s=0.0, share=1.0),
+    "int8": CodecProfile(encode_s=2e-9, decode_s=1e-9, share=0.25),
+}
+AROUND = Surroundings(cores=64, link_bytes_per_s=1e8, memcpy_bytes_per_s=1e10)
+
+
+def block(seconds: float, *, leaving: int = 1000, state: int = 1000, kept: int = 1000) -> BlockProfile:
+    return BlockProfile(
+        name="b",
+        first_s=seconds * 0.8,
+        inner_s=seconds,
+        classifier_s=0.001,
+        leaving_bytes=leaving,
+        state_bytes=state,
+        classifier_state_bytes=10,
+        saved_bytes=kept,
+        classifier_saved_bytes=10,
+    )
+
+
+def network(*seconds: float, leaving: int = 1000) -> Profile:
+    blocks = tuple(block(each, leaving=leaving) for each in seconds)
+    return Profile(blocks=blocks, codecs=CODECS, num_samples=64, entering_bytes=1000)
+
+
+def seats(count: int, **what: float) -> list[Seat]:
+    return [Seat(**what) for _ in range(count)]  # type: ignore[arg-type]
+
+
+def test_each_block_to_its_worker_where_there_are_enough():
+    plan = Planner(network(0.01, 0.01, 0.01), AROUND, codecs=["fp32"]).best(seats(3))
+    assert plan.cuts == (1, 2)
+    assert plan.samples_per_s == pytest.approx(64 / 0.009)
+
+
+def test_a_heavy_block_stands_alone():
+    plan = Planner(network(0.01, 0.01, 0.05, 0.01, 0.01), AROUND, codecs=["fp32"]).best(seats(3))
+    assert plan.cuts == (2, 3)
+    assert plan.slowest.startswith("worker 1")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_layout_of_all_there_are_is_better(seed: int):
+    draw = random.Random(seed)
+    profile = network(*(draw.uniform(0.001, 0.02) for _ in range(7)), leaving=draw.choice([1000, 500_000]))
+    around = Surroundings(cores=draw.choice([2, 64]), link_bytes_per_s=1e8, memcpy_bytes_per_s=1e10, call_s=1e-3)
+    workers = [Seat(node=draw.choice("ab"), speed=draw.choice([0.5, 1.0])) for _ in range(4)]
+    planner = Planner(profile, around, codecs=["fp32"])
+    found = planner.best(workers)
+    every = [
+        planner.of_cuts(cuts, order).pace_s
+        for count in range(1, 5)
+        for order in itertools.permutations(workers, count)
+        for cuts in itertools.combinations(range(1, 7), count - 1)
+    ]
+    assert found.pace_s == pytest.approx(min(every), rel=1e-9)
+
+
+def test_a_worker_at_half_speed_gets_half():
+    workers = [Seat(speed=1.0), Seat(speed=0.5)]
+    plan = Planner(network(*[0.01] * 9), AROUND, codecs=["fp32"]).best(workers)
+    by_speed = {piece.seat.speed: len(piece.blocks) for piece in plan.pieces}
+    assert by_speed == {1.0: 6, 0.5: 3}
+
+
+def test_a_codec_is_taken_where_the_link_holds_back_and_not_within_a_node():
+    profile = network(0.01, 0.01, 0.01, leaving=1_500_000)
+    workers = [Seat(node="a"), Seat(node="a"), Seat(node="b")]
+    plan = Planner(profile, AROUND, codecs=["fp32", "int8"]).best(workers)
+    by_edge = {(before.seat.node, after.seat.node): after.codec for before, after in itertools.pairwise(plan.pieces)}
+    assert set(by_edge.values()) == {"fp32", "int8"}
+    assert all(codec == ("fp32" if before == after else "int8") for (before, after), codec in by_edge.items())
+
+
+def test_a_link_that_costs_more_than_a_worker_gains_is_left_out():
+    profile = network(0.01, 0.01, leaving=40_000_000)
+    plan = Planner(profile, AROUND, codecs=["fp32"]).best([Seat(node="a"), Seat(node="b")])
+    assert plan.cuts == ()
+
+
+def test_two_cores_are_no_four():
+    around = Surroundings(cores=2, link_bytes_per_s=1e8, memcpy_bytes_per_s=1e10, call_s=0.003)
+    planner = Planner(network(*[0.01] * 8), around, codecs=["fp32"])
+    plan = planner.best(seats(4))
+    assert len(plan.pieces) == 2
+    assert planner.by_count(seats(4))[4].slowest == "the cores of node here"
+
+
+def test_memory_makes_room_for_more_workers():
+    planner = Planner(network(*[0.01] * 4), AROUND, codecs=["fp32"])
+    one = planner.best(seats(1)).pieces[0].memory_bytes
+    small = planner.best(seats(4, memory_bytes=one * 0.9))
+    assert len(small.pieces) > 1
+    assert all(piece.memory_bytes <= one * 0.9 for piece in small.pieces)
+
+
+def test_what_does_not_fit_is_refused_with_numbers():
+    around = Surroundings(cores=64, link_bytes_per_s=1e8, memcpy_bytes_per_s=1e10, base_bytes=5e8)
+    with pytest.raises(InputError, match=r"at most 2 workers of 100 MB.*a block alone takes 500 to 500 MB, 500 MB"):
+        Planner(network(0.01, 0.01), around, codecs=["fp32"]).best(seats(2, memory_bytes=1e8))
+
+
+def test_replicas_take_their_shares():
+    alone = Planner(network(0.01, 0.01), AROUND, codecs=["fp32"]).best(seats(2))
+    shared = Planner(network(0.01, 0.01), AROUND, codecs=["fp32"], replicas=2).best(seats(2))
+    assert shared.samples_per_s == pytest.approx(2 * alone.samples_per_s)
+
+
+def test_fifty_blocks_over_eight_workers():
+    draw = random.Random(0)
+    planner = Planner(network(*(draw.uniform(0.001, 0.02) for _ in range(54))), AROUND, codecs=["fp32"])
+    plan = planner.best(seats(8))
+    assert len(plan.pieces) == 8
+    whole_s = sum(block.inner_s for block in planner._profile.blocks)
+    assert whole_s / 8 <= plan.pace_s < whole_s / 8 * 1.2
+    assert not math.isinf(plan.pace_s)

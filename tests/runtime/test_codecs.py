@@ -1,0 +1,127 @@
+"""Codecs between workers: the plain loop's weights, bit for bit, whatever stays in one process and whoever dies."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from disturbed import check, run, undisturbed
+
+from distblock import BlockTrainer
+from distblock.config import ChannelConfig, Codec, make_config
+from distblock.errors import InputError
+from distblock.preparation import make_job
+from distblock.runtime import driver
+from distblock.runtime.faults import Fault
+
+pytestmark = pytest.mark.usefixtures("shared_ray")
+
+SMALL: dict[str, Any] = {"data": {"batch_size": 96, "fraction": 0.5}, "regime": {"epochs": 3}}
+FEW: dict[str, Any] = {"recovery": {"kept_bytes": 300_000}, "channel": {"microbatches_per_call": 1}}
+
+
+def values(codec: str, **changes: Any) -> dict[str, Any]:
+    channel = {**FEW["channel"], "codec": codec, "codec_cache_bytes": 1_000_000}
+    return {**SMALL, **FEW, "channel": channel, **changes}
+
+
+@pytest.mark.parametrize("codec", [codec for codec in get_args(Codec) if codec not in ChannelConfig.CASTS])
+def test_weights_are_those_of_the_plain_loop(codec: str):
+    config = values(codec)
+    assert run(config)[0] == undisturbed(config)[0]
+
+
+def test_each_edge_has_its_own(tmp_path: Path):
+    channel = {"codec": "bf16", "edge_codecs": {1: "diff4", 2: "vq"}}
+    config = {**SMALL, "channel": channel}
+    expected = undisturbed(config)[0]
+    for workers in (None, 2):
+        assert run({**config, "resources": {"workers": workers}})[0] == expected
+    result = BlockTrainer({**config, "run_dir": str(tmp_path / "run")}).fit()
+    assert result.metrics is not None
+    wire = [edge["wire_bytes"] / edge["payload_bytes"] for edge in result.metrics["edges"]]
+    assert wire[0] < 0.2
+    assert wire[1] < 0.1
+
+
+@pytest.mark.parametrize("codec", ["diff8", "diff4", "diff2", "topk", "vq"])
+def test_ends_that_die_come_back_with_what_they_remembered(codec: str):
+    check(
+        values(codec),
+        Fault(worker=0, turn=12, moment="computed"),
+        Fault(worker=1, turn=9, moment="stored"),
+        Fault(worker=2, turn=17, moment="before"),
+    )
+
+
+def test_all_that_go_back_to_a_checkpoint_have_remembered_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    faults = (Fault(worker=1, turn=13, moment="computed"),)
+
+    def job_with_faults(*arguments: Any, **keywords: Any) -> driver.Job:
+        return replace(make_job(*arguments, **keywords), faults=faults)
+
+    monkeypatch.setattr("distblock.trainer.make_job", job_with_faults)
+    recovery = {**FEW["recovery"], "scope": "run"}
+    config = values("diff4", recovery=recovery, checkpoint={"every_microbatches": 3}, run_dir=str(tmp_path / "run"))
+    summary = BlockTrainer(config).fit().metrics
+    assert summary is not None
+    assert [failure["place"].startswith("checkpoint") for failure in summary["failures"]] == [True]
+    assert [stage["weights_sha256"] for stage in summary["stages"]] == undisturbed(values("diff4"))[0]
+
+
+class CutShortError(Exception):
+    """Stands for whatever ends a run in the middle."""
+
+
+@pytest.mark.parametrize("codec", ["diff4", "topk", "vq"])
+def test_resumed_by_other_workers_with_what_was_remembered(codec: str, tmp_path: Path):
+    def end(stage: int, accuracy: float) -> None:
+        if stage == 2:
+            raise CutShortError
+
+    config = values(codec, checkpoint={"every_microbatches": 3}, run_dir=str(tmp_path / "run"))
+    with pytest.raises(CutShortError):
+        BlockTrainer(config, on_evaluation=end).fit()
+    expected = undisturbed(values(codec))[0]
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    two = BlockTrainer({**config, "resources": {"workers": 2}, "resume": True}).fit().metrics
+    alone = {**config, "executor": "local", "run_dir": str(tmp_path / "copy"), "resume": True}
+    one = BlockTrainer(alone).fit().metrics
+    for summary in (one, two):
+        assert summary is not None
+        assert [stage["weights_sha256"] for stage in summary["stages"]] == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"channel": {"codec": "diff4"}, "replicas": 2}, "one replica"),
+        ({"channel": {"codec": "topk"}, "regime": {"name": "asynchronous"}}, "parallel regime"),
+        ({"channel": {"codec": "int8"}, "regime": {"name": "sequential"}}, "--regime.inputs frozen"),
+        ({"channel": {"edge_codecs": {0: "int8"}}}, "edge_codecs"),
+        ({"channel": {"codec": "int3"}}, "channel.codec"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(changes: dict[str, Any], words: str):
+    with pytest.raises(InputError, match=words):
+        make_config({**SMALL, **changes})
+
+
+def test_an_edge_that_is_not_there_is_named(tmp_path: Path):
+    config = {**SMALL, "channel": {"edge_codecs": {9: "int8"}}, "run_dir": str(tmp_path / "run")}
+    with pytest.raises(InputError, match=r"channel\.edge_codecs: expected stages from 1 to 2.*got 9"):
+        BlockTrainer(config).fit()
+
+
+def test_chance_is_the_same_for_shares_of_a_microbatch():
+    config = {**SMALL, "channel": {"codec": "int4"}, "replicas": 2, "resources": {"workers": 1}}
+    assert run(config)[0] == undisturbed(config)[0]
+
+
+@pytest.mark.parametrize("codec", ["int8", "int4", "fp8"])
+def test_stages_that_train_one_by_one_on_frozen_inputs(codec: str):
+    config = {**values(codec), "regime": {"name": "wavefront", "epochs": 1, "laps": 2, "inputs": "frozen"}}
+    assert run(config)[0] == undisturbed({**config, "regime": {**config["regime"], "name": "multi-lap"}})[0]
