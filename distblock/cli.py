@@ -31,8 +31,9 @@ HELP = """usage: distblock VERB [...]
 
   train      train a network; without arguments: a small residual network on scikit-learn's digits
   resume     go on with a run that was cut short, from its newest checkpoint
-  evaluate   measure a run's stages again
-  export     write a run's weights as one file
+  evaluate   measure a run's stages again; accuracy against compute with early exits
+  predict    classes of images, each by the first stage that is sure enough
+  export     write a run's weights as one file, or its network as ONNX
   report     runs as one page of HTML, with pictures
   why        what holds a run back, by how many seconds, and what would change
   compare    several settings under equal budgets, over seeds: what a point of accuracy costs
@@ -108,14 +109,27 @@ def _train(config: Config) -> None:
     )
 
 
-def evaluate(run: Positional[str], part: Literal["validation", "test"] = "test", path: str | None = None) -> None:
+def evaluate(
+    run: Positional[str],
+    part: Literal["validation", "test"] = "test",
+    path: str | None = None,
+    early_exit: bool = False,
+    picture: str | None = None,
+) -> None:
     """Measure every stage of a run again.
 
     Args:
         run: the run's directory.
         part: which part of the data.
         path: where the data lies now, if it has moved.
+        early_exit: accuracy against compute where sure stages answer, accuracy by class, and the confusion matrix.
+        picture: with early_exit: draw accuracy against compute as SVG here.
     """
+    if early_exit:
+        _evaluate_early_exit(run, path, picture)
+        return
+    if picture is not None:
+        raise InputError("--picture: expected --early-exit beside it, got it alone; add --early-exit")
     from distblock.evaluation import evaluate_run
     from distblock.report.tables import evaluation_table
 
@@ -125,15 +139,76 @@ def evaluate(run: Positional[str], part: Literal["validation", "test"] = "test",
     console.print(f"stage {best_stage}, chosen on validation: {part} accuracy {rows[best_stage].accuracy:.2%}")
 
 
-def export(run: Positional[str], to: str, stage: int | None = None, classifier: bool = False) -> None:
-    """Write the network's weights up to a stage as one safetensors file, under the network's own names.
+def _evaluate_early_exit(run: str, path: str | None, picture: str | None) -> None:
+    from distblock.early_exit import evaluate_early_exit
+    from distblock.report.early_exits import class_table, confusion_table, draw_curve, early_exit_table
+
+    if picture is not None and not Path(picture).absolute().parent.is_dir():
+        raise InputError(f"--picture: expected a file in a folder that is there, got {picture}; make the folder first")
+    found = evaluate_early_exit(_directory(run), path=path)
+    console = _console()
+    console.print(early_exit_table(found))
+    console.print(class_table(found))
+    console.print(confusion_table(found))
+    if picture is not None:
+        Path(picture).write_text(draw_curve(found))
+
+
+def predict(
+    run: Positional[str],
+    data: Positional[tuple[str, ...]],
+    to: str = "predictions.parquet",
+    stage: int | None = None,
+    exit_confidence: float | None = None,
+    exit_accuracy: float | None = None,
+    calibrated: bool = False,
+) -> None:
+    """Predict images: class, probability and the stage that answered, as a Parquet file.
 
     Args:
         run: the run's directory.
+        data: a folder with images, a Parquet file, or image files.
         to: the file to write.
-        stage: the last stage to include; default: the one chosen on validation.
-        classifier: include that stage's auxiliary classifier, under ``classifier.``.
+        stage: the last stage that answers; default: the one chosen on validation.
+        exit_confidence: an earlier stage answers if its probability is this or more; default: none does.
+        exit_accuracy: choose that confidence so that this accuracy is kept on validation (evaluate --early-exit first).
+        calibrated: correct probabilities by the temperatures that fit validation (evaluate --early-exit first).
     """
+    from distblock.prediction import Wish
+    from distblock.prediction import predict as predict_images
+    from distblock.report.early_exits import answered
+
+    wish = Wish(stage=stage, confidence=exit_confidence, accuracy=exit_accuracy, is_calibrated=calibrated)
+    found = predict_images(_directory(run), data, to=to, wish=wish)
+    console = _console()
+    console.print(f"{to}: {found.table.num_rows} images", soft_wrap=True)
+    console.print(answered(found.table.column("stage").to_numpy(), found.confidence, found.last), soft_wrap=True)
+
+
+def export(
+    run: Positional[str],
+    to: str,
+    stage: int | None = None,
+    classifier: bool = False,
+    exits: bool = False,
+) -> None:
+    """Write the network up to a stage: its weights under its own names (.safetensors), or a whole model (.onnx).
+
+    Args:
+        run: the run's directory.
+        to: the file to write; its ending says what: .onnx, or anything else for safetensors.
+        stage: the last stage to include; default: the one chosen on validation.
+        classifier: safetensors: include that stage's auxiliary classifier, under ``classifier.``; ONNX always has it.
+        exits: ONNX: an output for the classifier of every stage on the way.
+    """
+    if to.endswith(".onnx"):
+        from distblock.onnx_export import export_onnx
+
+        outputs = export_onnx(_directory(run), to=to, stage=stage, with_exits=exits)
+        _console().print(f"{to}: from images scaled to 0..1 to {', '.join(outputs)}", soft_wrap=True)
+        return
+    if exits:
+        raise InputError(f"--exits: expected an .onnx file to write, got {to}; choose another ending")
     from distblock.evaluation import export_run
 
     num_tensors, last = export_run(_directory(run), to=to, stage=stage, classifier=classifier)
@@ -265,7 +340,7 @@ def _run(words: list[str]) -> int:
 
 def _dispatch(verb: str, arguments: list[str]) -> int | None:
     """The verb's exit status, where it has one beside 0."""
-    typed = {"evaluate": evaluate, "export": export, "report": report, "why": why}
+    typed = {"evaluate": evaluate, "predict": predict, "export": export, "report": report, "why": why}
     plain: dict[str, Callable[[Sequence[str]], int | None]] = {
         **{"train": train, "resume": resume, "compare": compare, "tune": tune, "verify": verify, "plan": plan},
         **{"submit": submit, "jobs": jobs, "stop": stop, "bench": bench},

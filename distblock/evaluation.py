@@ -42,7 +42,7 @@ def evaluate_run(
     Raises:
         InputError: the run, its weights or its data cannot be used.
     """
-    config = _local(directory.read_config(), path)
+    config = in_one_piece(directory.read_config(), path)
     manifest = read_weights_manifest(directory)
     info = DataInfo.from_json(manifest["data"])
     data = open_data(config.data, seed=config.seed, dataset=dataset, info=info)
@@ -104,8 +104,8 @@ def export_run(
     return len(tensors), last
 
 
-def _local(config: Config, path: str | None) -> Config:
-    """The run's settings for the plain loop on this machine, with the data where they lie now."""
+def in_one_piece(config: Config, path: str | None) -> Config:
+    """A run's settings for the plain loop on this machine, with the data where they lie now."""
     data = config.data if path is None else config.data.model_copy(update={"path": path})
     resources = config.resources.model_copy(update={"workers": None, "gpus_per_worker": 0.0})
     model = config.model.model_copy(update={"init_from": None})

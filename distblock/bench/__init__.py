@@ -14,6 +14,7 @@ BENCHMARKS = {
     "measuring": "measuring",
     "pipeline": "pipeline",
     "codecs": "codecs",
+    "plan": "plan",
     "wavefront": "wavefront",
     "slow-stage": "slow_stage",
     "memory": "memory",

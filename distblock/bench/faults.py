@@ -28,7 +28,8 @@ from rich.table import Table
 from distblock import local
 from distblock.bench.outcome import Outcome, Outputs, conclude, read_options
 from distblock.bench.pictures import Bars
-from distblock.config import make_config
+from distblock.bench.workers import whole_spec
+from distblock.config import Codec, make_config
 from distblock.errors import RunFailedError
 from distblock.learning.stage import arrays_sha256
 from distblock.messages import Failure
@@ -74,6 +75,8 @@ class Options(Outputs):
     """share of faults that freeze or hang a worker instead of ending it; each takes the deadline for progress"""
     driver_kills: int = 0
     """further runs, in processes of their own that are killed and resumed"""
+    codecs: tuple[Codec, ...] = ()
+    """instead of the regimes in turn: the parallel one with these codecs in turn"""
     seed: int = 0
     """of the faults"""
     log: str | None = None
@@ -95,9 +98,10 @@ def main(arguments: Sequence[str]) -> None:
         RunFailedError: a run ended with other weights than the undisturbed one.
     """
     options = read_options(Options, "faults", arguments)
-    prepared = {name: _prepare(regime) for name, regime in REGIMES.items()}
+    cases = _cases(options)
+    prepared = {name: prepare(make_config(values)) for name, values in cases.items()}
     expected = {name: _undisturbed(each) for name, each in prepared.items()}
-    names, draw, runs = list(REGIMES), random.Random(options.seed), []
+    names, draw, runs = list(cases), random.Random(options.seed), []
     config = prepared[names[0]].config
     # One embedded Ray for all of them.
     with joined(config, bundles(config, num_workers=STAGES)):
@@ -106,7 +110,7 @@ def main(arguments: Sequence[str]) -> None:
             runs.append(_log(options, name, _disturbed(prepared[name], _faults(options, draw), expected[name])))
     for number in range(options.driver_kills):
         name = names[number % len(names)]
-        runs.append(_log(options, f"{name}; driver", _killed(REGIMES[name], draw, expected[name])))
+        runs.append(_log(options, f"{name}; driver", _killed(cases[name], draw, expected[name])))
     Console(width=120).print(_table(runs))
     if not all(run["is_equal"] for run in runs):
         raise RunFailedError(f"bench faults: {sum(not run['is_equal'] for run in runs)} runs ended with other weights")
@@ -150,23 +154,28 @@ def _faults(options: Options, draw: random.Random) -> tuple[Fault, ...]:
     return tuple(faults)
 
 
-def _settings(regime: dict[str, Any]) -> dict[str, Any]:
+def _cases(options: Options) -> dict[str, dict[str, Any]]:
+    """The settings of each case, by name."""
+    if not options.codecs:
+        return {name: _settings(regime) for name, regime in REGIMES.items()}
+    # So small a budget that some samples are remembered and others are not.
+    return {
+        f"parallel, {codec}": _settings(REGIMES["parallel"], codec=codec, codec_cache_bytes=2_000_000)
+        for codec in options.codecs
+    }
+
+
+def _settings(regime: dict[str, Any], **channel: Any) -> dict[str, Any]:
     # So small a budget that snapshots are taken all along.
     recovery = {"kept_bytes": 300_000, "deadline_s": 3.0}
     # A microbatch a call: so short a run has few of them.
-    channel = {"microbatches_per_call": 1}
+    channel = {"microbatches_per_call": 1, **channel}
     return {"data": {"batch_size": 96, "fraction": 0.5}, "regime": regime, "recovery": recovery, "channel": channel}
-
-
-def _prepare(regime: dict[str, Any]) -> Prepared:
-    return prepare(make_config(_settings(regime)))
 
 
 def _undisturbed(prepared: Prepared) -> list[str]:
     """Hashes by the plain loop, in which nothing can fail."""
-    whole = replace(prepared.blueprint, hosts=(range(prepared.blueprint.num_stages),))
-    [host] = make_job(replace(prepared, blueprint=whole), run="undisturbed").hosts
-    return _hashes(local.execute(host, prepared.data, make_course(prepared), Silent(), initial={}))
+    return _hashes(local.execute(whole_spec(prepared), prepared.data, make_course(prepared), Silent(), initial={}))
 
 
 def _disturbed(prepared: Prepared, faults: tuple[Fault, ...], expected: list[str]) -> dict[str, Any]:
@@ -183,12 +192,12 @@ def _disturbed(prepared: Prepared, faults: tuple[Fault, ...], expected: list[str
     }
 
 
-def _killed(regime: dict[str, Any], draw: random.Random, expected: list[str]) -> dict[str, Any]:
+def _killed(settings: dict[str, Any], draw: random.Random, expected: list[str]) -> dict[str, Any]:
     """A process that is killed after some checkpoints, and resumed until it ends."""
     begun_s, kills = time.perf_counter(), []
     with tempfile.TemporaryDirectory(prefix="distblock-faults-") as folder:
         config, run = Path(folder) / "run.yaml", Path(folder) / "run"
-        config.write_text(json.dumps({**_settings(regime), "checkpoint": {"every_microbatches": 3}}))
+        config.write_text(json.dumps({**settings, "checkpoint": {"every_microbatches": 3}}))
         command = [*(sys.executable, "-m", "distblock", "train", "--config", str(config)), "--run-dir", str(run)]
         for after in (draw.randint(1, 3), draw.randint(1, 3), None):
             killed_at = _run_and_kill([*command, "--resume"], run, after)

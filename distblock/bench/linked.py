@@ -54,6 +54,11 @@ def check(num_hosts: int, rate: str) -> None:
     check_hosts()
 
 
+def bytes_per_s(rate: str) -> float:
+    """Of a link's rate, as tc writes it."""
+    return bits_per_s(rate, "--rate") / 8
+
+
 def measure(
     links: Sequence[Link],
     settings: Settings,

@@ -53,6 +53,8 @@ class Settings:
         address: a Ray cluster; none: an embedded Ray.
         run_dir: storage that all its nodes see; nothing is kept there.
         cpus_per_worker, gpus_per_worker: what Ray reserves; above 0 GPUs the stages live on a GPU.
+        cuts: first blocks of stages, instead of as many balanced ones.
+        replicas: workers that share each stage.
     """
 
     data_path: str
@@ -69,6 +71,8 @@ class Settings:
     run_dir: str | None = None
     cpus_per_worker: float = 1.0
     gpus_per_worker: float = 0.0
+    cuts: tuple[int, ...] | None = None
+    replicas: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +86,7 @@ class Rates:
         bound_alone: of the slowest worker's stages with nobody beside it; None where it was not measured.
         wire_bytes_per_sample: that leave the first worker, its labels included; 0 where it is the only one.
         nodes: where the data and each worker were.
+        peak_memory_bytes: of each worker's process, or on its device.
     """
 
     pipeline: float
@@ -89,6 +94,7 @@ class Rates:
     bound_alone: float | None
     wire_bytes_per_sample: float
     nodes: tuple[str, ...]
+    peak_memory_bytes: tuple[int, ...] = ()
 
 
 class _Reports(Silent):
@@ -123,7 +129,8 @@ def prepare_run(settings: Settings) -> Prepared:
             "fraction": share,
             "augment": ["crop", "flip"] if settings.augment else [],
         },
-        "model": {"name": settings.model, "stages": settings.stages},
+        "model": {"name": settings.model, **_cut(settings)},
+        "replicas": settings.replicas,
         "channel": {"codec": settings.codec},
         "regime": {"epochs": settings.microbatches + WARM_UP},
         "resources": {
@@ -135,6 +142,10 @@ def prepare_run(settings: Settings) -> Prepared:
     if settings.run_dir is not None:
         values["run_dir"] = settings.run_dir
     return prepare(make_config(values))
+
+
+def _cut(settings: Settings) -> dict[str, Any]:
+    return {"stages": settings.stages} if settings.cuts is None else {"cuts": list(settings.cuts)}
 
 
 def make_items(settings: Settings, prepared: Prepared) -> Iterator[Item]:
@@ -155,8 +166,9 @@ def measure_workers(settings: Settings) -> Rates:
     observer = _Reports()
     driver.execute(job, AllAtOnce(lambda _: make_items(settings, prepared)), observer, note=_note)
     alone = [_alone(spec, settings, prepared) for spec in job.hosts] if settings.alone else []
-    by_worker = [[report for report in observer.reports if report.worker == n] for n in range(len(job.hosts))]
-    return _rates(by_worker, min(alone, default=None), observer.data_node)
+    processes = range(len(job.hosts) * settings.replicas)
+    by_worker = [[report for report in observer.reports if report.worker == n] for n in processes]
+    return _rates(by_worker, min(alone, default=None), observer.data_node, replicas=settings.replicas)
 
 
 def measure_plain_loop(settings: Settings) -> Rates:
@@ -199,11 +211,14 @@ def measure_apart(kind: Kind, settings: Settings, *, run: Callable[..., Any] = s
         raise RunFailedError(f"bench pipeline: {kind}: expected an end within {error.timeout:g} s, got none") from None
     if done.returncode:
         raise RunFailedError(f"bench pipeline: {kind} failed: {done.stderr[-500:]}")
-    values = json.loads(done.stdout.splitlines()[-1])
-    return Rates(**{**values, "nodes": tuple(values["nodes"])})
+    values: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    tuples = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+    return Rates(**{**values, **tuples})
 
 
-def _rates(by_worker: Sequence[Sequence[WorkerReport]], alone: float | None, data_node: str) -> Rates:
+def _rates(
+    by_worker: Sequence[Sequence[WorkerReport]], alone: float | None, data_node: str, *, replicas: int = 1
+) -> Rates:
     computing = [sum(r.finished_s - r.started_s for r in worker[WARM_UP:]) for worker in by_worker]
     # The slowest worker sets the pace; seen from there, the pipeline's filling and draining fall outside the window.
     # Where a link is slower than all of them, the pace is the last one's: what is still on its way does not count.
@@ -212,11 +227,13 @@ def _rates(by_worker: Sequence[Sequence[WorkerReport]], alone: float | None, dat
     seconds = max(worker[-1].finished_s - worker[WARM_UP - 1].finished_s for worker in (slowest, by_worker[-1]))
     leaving = sum(departure.wire_bytes for report in by_worker[0] for departure in report.departures)
     return Rates(
-        pipeline=samples / seconds,
-        bound=samples / max(computing),
+        # Each replica has its share of every microbatch.
+        pipeline=replicas * samples / seconds,
+        bound=replicas * samples / max(computing),
         bound_alone=alone,
         wire_bytes_per_sample=leaving / sum(report.item.num_samples for report in by_worker[0]),
         nodes=(data_node, *(worker[0].node for worker in by_worker)),
+        peak_memory_bytes=tuple(worker[-1].peak_memory_bytes for worker in by_worker),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -67,6 +67,18 @@ class DataInfo:
         """From what ``dataclasses.asdict`` and JSON made of it."""
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**fields)
+
+
+class Images(Protocol):
+    """What images are read from."""
+
+    def image(self, index: int) -> Image.Image | Tensor:
+        """One of them."""
+        ...
+
+    def where(self, index: int) -> str:
+        """How to name it in an error."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,12 +181,12 @@ class _Decoded:
     def take(self, indices: np.ndarray) -> Tensor:
         """Images by index, floating, scaled to 0..1."""
         if self._row is None:
-            return _scaled(torch.stack([self._read(index) for index in indices.tolist()]))
+            return scaled(torch.stack([self._read(index) for index in indices.tolist()]))
         missing = indices[self._row[indices] < 0]
         if len(missing):
             self._keep(np.unique(missing), self._row)
         assert self._kept is not None
-        return _scaled(self._kept[torch.from_numpy(self._row[indices])])
+        return scaled(self._kept[torch.from_numpy(self._row[indices])])
 
     def _keep(self, indices: np.ndarray, row: np.ndarray) -> None:
         images = torch.stack([self._read(index) for index in indices.tolist()])
@@ -190,7 +202,7 @@ class _Decoded:
         )
 
 
-def read_image(source: Source, index: int, *, channels: int, image_size: int, resize: int | None) -> Tensor:
+def read_image(source: Images, index: int, *, channels: int, image_size: int, resize: int | None) -> Tensor:
     """One image as ``(C, H, W)``.
 
     Raises:
@@ -271,7 +283,7 @@ def _describe(
 ) -> DataInfo:
     source = portions["train"].source
     first = source.image(int(whole[0]))
-    channels = _channels(first)
+    channels = colours(first)
     image_size = config.image_size or int(_to_tensor(first, channels).shape[1])
 
     def read(source: Source, indices: np.ndarray, most: int) -> list[Tensor]:
@@ -281,7 +293,7 @@ def _describe(
             for index in evenly.tolist()
         ]
 
-    images = _scaled(torch.stack(read(source, whole, STATISTICS_SAMPLES))).double()
+    images = scaled(torch.stack(read(source, whole, STATISTICS_SAMPLES))).double()
     for part in ("validation", "test"):
         read(portions[part].source, portions[part].indices, TRIAL_SAMPLES)
     std = images.std(dim=(0, 2, 3), correction=0)
@@ -328,7 +340,8 @@ def _check_seen(part: Part, source: Source, train: Source, class_names: tuple[st
         )
 
 
-def _channels(image: Image.Image | Tensor) -> int:
+def colours(image: Image.Image | Tensor) -> int:
+    """Channels that an image has: 1 or 3, or a tensor's own."""
     if isinstance(image, Tensor):
         return int(image.shape[0])
     return 1 if image.mode in ("1", "L", "I", "I;16", "F", "LA") else 3
@@ -355,7 +368,7 @@ def _augmentation(config: DataConfig, info: DataInfo, seed: int) -> Callable[[Te
     return lambda image, epoch, index: augment(image, transform, seed=seed, epoch=epoch, index=index)
 
 
-def _scaled(images: Tensor) -> Tensor:
+def scaled(images: Tensor) -> Tensor:
     """Floating, 0..1; a copy."""
     if images.dtype == torch.uint8:
         return images.float().div_(255)

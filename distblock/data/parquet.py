@@ -27,23 +27,28 @@ class ParquetSource:
         filesystem: where it is.
         path: its path there.
         memory_bytes: most bytes of images held at once; a row group always is.
+        is_labelled: labels are read; without, all are 0.
 
     Raises:
         DataError: it is missing, broken, or lacks the columns.
     """
 
-    def __init__(self, filesystem: fs.FileSystem, path: str, *, memory_bytes: int) -> None:
+    def __init__(self, filesystem: fs.FileSystem, path: str, *, memory_bytes: int, is_labelled: bool = True) -> None:
         self.path = path
         self._file = _open(filesystem, path)
         self._image_column = self._column(IMAGE_COLUMNS, "struct<bytes, path>")
-        self.labels = self._read_labels(self._column(LABEL_COLUMNS, "whole numbers"))
         metadata = self._file.metadata
+        self._label_column = self._column(LABEL_COLUMNS, "whole numbers") if is_labelled else ""
+        self.labels = self._read_labels(self._label_column) if is_labelled else np.zeros(metadata.num_rows, np.int64)
         self.groups: Sequence[int] = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
         self._starts = np.concatenate([[0], np.cumsum(self.groups)])
         largest = max((metadata.row_group(index).total_byte_size for index in range(len(self.groups))), default=1)
         self.window = max(1, memory_bytes // largest)
         self.class_names = _class_names(self._file.schema_arrow, self._label_column)
         self._held: OrderedDict[int, pa.ChunkedArray] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
     def image(self, index: int) -> Image.Image:
         """Decode one image.
@@ -89,7 +94,6 @@ class ParquetSource:
         return found
 
     def _read_labels(self, column: str) -> np.ndarray:
-        self._label_column = column
         try:
             labels = self._file.read(columns=[column]).column(0)
         except (pa.ArrowException, OSError) as error:

@@ -99,8 +99,8 @@ def detach(features: Features) -> Features:
     return rebuild({key: tensor.detach() for key, tensor in named_tensors(features)})
 
 
-def part_of(features: Features, part: slice) -> Features:
-    """Some of the samples: views."""
+def part_of(features: Features, part: slice | Tensor) -> Features:
+    """Some of the samples; of a slice views."""
     return rebuild({key: tensor[part] for key, tensor in named_tensors(features)})
 
 

@@ -154,6 +154,13 @@ class Stage:
         return joined([each.leaving for each in passes]), _sum([self._measure(each, lr=None) for each in passes])
 
     @torch.no_grad()
+    def predict(self, features: Features) -> tuple[Features, Tensor]:
+        """The output in evaluation mode, and logits ``(N, classes)`` in fp32."""
+        self.module.eval()
+        leaving, logits, _ = self.loss_terms(self._arrange(features))
+        return leaving, logits
+
+    @torch.no_grad()
     def forward(self, features: Features, *, blocks: Sequence[Block] | None = None) -> Features:
         """The output in evaluation mode, without the classifier; of other blocks in place of its own, where given."""
         features = self._arrange(features)

@@ -1,0 +1,217 @@
+"""Trained runs as predictors that may answer early, against the stages' own logits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from distblock import BlockTrainer
+from distblock.cli import main
+from distblock.data.dataset import open_data
+from distblock.early_exit import CONFIDENCES, evaluate_early_exit, read_early_exit
+from distblock.errors import InputError
+from distblock.evaluation import evaluate_run, in_one_piece
+from distblock.exits import Exits, fit_temperature, load_exits
+from distblock.prediction import Wish, predict
+from distblock.report.early_exits import answered, class_table, confusion_table, draw_curve, early_exit_table
+from distblock.runs import RunDirectory
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    config: dict[str, Any] = {"executor": "local", "regime": {"epochs": 4}, "run_dir": str(folder)}
+    BlockTrainer(config).fit()
+    return RunDirectory.at(folder)
+
+
+@pytest.fixture(scope="module")
+def exits(run: RunDirectory) -> Exits:
+    return load_exits(run, config=in_one_piece(run.read_config(), None))
+
+
+@pytest.fixture(scope="module")
+def images(run: RunDirectory, exits: Exits) -> torch.Tensor:
+    data = open_data(run.read_config().data, seed=0, info=exits.info)
+    from distblock.schedule.stream import evaluation_pass
+
+    items = [item for item in evaluation_pass("test", data.info.num_test, 64) if item is not None]
+    return torch.cat([torch.from_numpy(data.microbatch(item)[0]) for item in items])
+
+
+@pytest.fixture(scope="module")
+def found(run: RunDirectory) -> dict[str, Any]:
+    return evaluate_early_exit(run)
+
+
+def folder_of_digits(to: Path, count: int = 20) -> Path:
+    from sklearn.datasets import load_digits
+
+    to.mkdir(parents=True)
+    bunch: Any = load_digits()
+    for index in range(count):
+        pixels = np.rint(bunch.images[index] * (255 / 16)).astype(np.uint8)
+        Image.fromarray(pixels).save(to / f"{index:03d}-is-{bunch.target[index]}.png")
+    return to
+
+
+def test_without_confidence_the_last_stage_answers(exits: Exits, images: torch.Tensor):
+    answers = exits.answer(images, last=2)
+    logits = exits.logits(images)[2]
+    assert answers.stages.tolist() == [2] * len(images)
+    assert answers.classes.tolist() == logits.argmax(1).tolist()
+    np.testing.assert_allclose(answers.probabilities, torch.softmax(logits, 1).max(1).values.numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.99])
+def test_each_image_is_answered_by_the_first_stage_that_is_sure(exits: Exits, images: torch.Tensor, confidence: float):
+    answers = exits.answer(images, last=2, confidence=confidence)
+    highest = [torch.softmax(logits, 1).max(1) for logits in exits.logits(images)]
+    assert len(set(answers.stages.tolist())) > 1
+    for place in range(len(images)):
+        sure = [stage for stage in range(3) if stage == 2 or float(highest[stage].values[place]) >= confidence]
+        # BatchNorm in evaluation mode knows no batch, but sums of other lengths may differ in the last bit.
+        near = min(abs(float(highest[stage].values[place]) - confidence) for stage in range(3))
+        if near > 1e-5:
+            assert answers.stages[place] == sure[0]
+            assert answers.classes[place] == highest[sure[0]].indices[place]
+
+
+def test_deeper_exits_cost_more(exits: Exits):
+    costs = exits.costs()
+    assert costs == sorted(costs)
+    assert costs[0] > 0
+
+
+def test_the_curve_is_that_of_the_answers(run: RunDirectory, exits: Exits, images: torch.Tensor, found: dict[str, Any]):
+    assert [point["confidence"] for point in found["test"]] == list(CONFIDENCES)
+    last = found["last_stage"]
+    point = found["test"][CONFIDENCES.index(0.9)]
+    answers = exits.answer(images, last=last, confidence=0.9, temperatures=found["temperatures"])
+    shares = [float(np.mean(answers.stages == stage)) for stage in range(last + 1)]
+    np.testing.assert_allclose(point["answered"], shares, atol=2 / len(images))
+    assert point["cost"] == pytest.approx(np.dot(shares, found["stage_costs"][: last + 1]), abs=0.01)
+    rows, best = evaluate_run(run)
+    matrix = np.array(found["confusion"])
+    assert last == best
+    assert matrix.sum() == len(images)
+    assert matrix.diagonal().sum() / matrix.sum() == pytest.approx(rows[best].accuracy)
+    assert read_early_exit(run) == {"format_version": 1, **found}
+
+
+def test_it_is_shown_and_drawn(found: dict[str, Any]):
+    from rich.console import Console
+
+    console = Console(width=150, record=True)
+    for table in (early_exit_table(found), class_table(found), confusion_table(found)):
+        console.print(table)
+    text = console.export_text()
+    assert "0.999" in text
+    assert "answered by stage" in text
+    assert "<svg" in draw_curve(found)
+    assert answered(np.array([0, 0, 2, 2]), 0.9, 2) == (
+        "from a probability of 0.9 on a stage answers: stage 0 50%, stage 1 0%, stage 2 50%"
+    )
+
+
+def test_a_temperature_undoes_overconfidence():
+    draw = torch.Generator().manual_seed(0)
+    truth = torch.randn(5000, 4, generator=draw) * 2
+    labels = torch.multinomial(torch.softmax(truth, 1), 1, generator=draw)[:, 0]
+    assert fit_temperature(truth * 3, labels) == pytest.approx(3.0, rel=0.1)
+    assert functional.cross_entropy(truth, labels) < functional.cross_entropy(truth * 3, labels)
+
+
+def test_a_folder_is_predicted(run: RunDirectory, tmp_path: Path):
+    folder = folder_of_digits(tmp_path / "images" / "below")
+    predicted = predict(run, [str(folder.parent)], to=tmp_path / "out.parquet", wish=Wish(confidence=0.9))
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table.equals(predicted.table)
+    rows = table.to_pylist()
+    assert [Path(row["image"]).name[:3] for row in rows] == [f"{index:03d}" for index in range(20)]
+    right = [row["class_name"] == Path(row["image"]).stem[-1] for row in rows]
+    assert sum(right) >= 17
+    assert all(row["class_name"] == str(row["class"]) for row in rows)
+
+
+def test_a_parquet_file_without_labels_and_single_images(run: RunDirectory, tmp_path: Path):
+    files = sorted(folder_of_digits(tmp_path / "images", 5).iterdir())
+    images = [{"bytes": file.read_bytes(), "path": None} for file in files]
+    pq.write_table(pa.table({"image": images}), tmp_path / "images.parquet")
+    one = predict(run, [str(tmp_path / "images.parquet")], to=tmp_path / "one.parquet", wish=Wish())
+    two = predict(run, [str(file) for file in files], to=tmp_path / "two.parquet", wish=Wish())
+    assert one.table.column("class").to_pylist() == two.table.column("class").to_pylist()
+    assert one.table.column("image").to_pylist()[4] == f"{tmp_path}/images.parquet, row 4"
+
+
+def test_the_confidence_for_an_accuracy_comes_from_validation(run: RunDirectory, found: dict[str, Any], tmp_path: Path):
+    folder = folder_of_digits(tmp_path / "images", 5)
+    wished = sorted(point["accuracy"] for point in found["validation"])[-2]
+    wish = Wish(accuracy=wished)
+    predicted = predict(run, [str(folder)], to=tmp_path / "out.parquet", wish=wish)
+    chosen = next(point for point in found["validation"] if point["confidence"] == predicted.confidence)
+    assert chosen["accuracy"] >= wished
+    cheaper = [point for point in found["validation"] if point["cost"] < chosen["cost"]]
+    assert all(point["accuracy"] < wished for point in cheaper)
+
+
+def test_bad_input_is_one_line(run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = folder_of_digits(tmp_path / "images", 2)
+    Image.new("L", (9, 8)).save(tmp_path / "wide.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "colours.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    (tmp_path / "empty").mkdir()
+    to = ["--to", str(tmp_path / "out.parquet")]
+    cases = [
+        ([str(tmp_path / "wide.png")], "expected an image of 1 x 8 x 8"),
+        ([str(tmp_path / "colours.png")], "expected a grey image, as the run was trained on, got RGB"),
+        ([str(tmp_path / "broken.png")], "does not decode"),
+        ([str(tmp_path / "empty")], "expected images below this folder"),
+        ([str(tmp_path / "gone")], "expected a folder, a .parquet file or image files, got no such file"),
+        ([str(folder), "--exit-confidence", "2"], "--exit-confidence: expected a probability"),
+        ([str(folder), "--exit-confidence", "0.5", "--exit-accuracy", "0.9"], "got both"),
+        ([str(folder), "--stage", "7"], "--stage: expected 0 to 2"),
+        ([str(folder), "--to", str(tmp_path / "no" / "file")], "--to: expected a file in a folder"),
+    ]
+    for words, said in cases:
+        with pytest.raises(SystemExit) as ended:
+            main(["predict", run.location, *(words if "--to" in words else [*words, *to])])
+        assert ended.value.code == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_a_run_without_weights_or_without_early_exits_is_named(run: RunDirectory, tmp_path: Path):
+    empty = tmp_path / "run"
+    empty.mkdir()
+    (empty / "config.yaml").write_text("format_version: 1\n")
+    with pytest.raises(InputError, match="weights"):
+        predict(RunDirectory.at(empty), ["x"], to=tmp_path / "out.parquet", wish=Wish())
+    copy = tmp_path / "copy"
+    import shutil
+
+    shutil.copytree(run.location, copy)
+    (copy / "early_exit.json").unlink(missing_ok=True)
+    with pytest.raises(InputError, match=r"evaluate .* --early-exit first"):
+        predict(RunDirectory.at(copy), ["x"], to=tmp_path / "out.parquet", wish=Wish(is_calibrated=True))
+
+
+def test_the_command_prints_and_draws(run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    picture = tmp_path / "curve.svg"
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", run.location, "--early-exit", "--picture", str(picture)])
+    assert not ended.value.code
+    assert "early exits" in capsys.readouterr().out
+    assert picture.read_text().count("<svg") == 1
+    assert json.loads((Path(run.location) / "early_exit.json").read_text())["classes"]

@@ -1,0 +1,62 @@
+"""ONNX files against torch, by onnxruntime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from distblock import BlockTrainer
+from distblock.errors import InputError
+from distblock.evaluation import in_one_piece
+from distblock.exits import load_exits
+from distblock.onnx_export import export_onnx
+from distblock.runs import RunDirectory
+
+
+def trained(folder: Path, **changes: Any) -> RunDirectory:
+    BlockTrainer({"executor": "local", "run_dir": str(folder), "regime": {"epochs": 1}, **changes}).fit()
+    return RunDirectory.at(folder)
+
+
+def check(run: RunDirectory, to: Path, *, count: int) -> None:
+    """Equal classes, and logits within 1e-4."""
+    outputs = export_onnx(run, to=to, with_exits=True)
+    exits = load_exits(run, config=in_one_piece(run.read_config(), None))
+    info = exits.info
+    draw = np.random.default_rng(0)
+    images = draw.random((count, info.channels, info.image_size, info.image_size), dtype=np.float32)
+    session = onnxruntime.InferenceSession(str(to))
+    got: Any = session.run(None, {"images": images})
+    wanted = exits.logits(exits.normalized(torch.from_numpy(images)))
+    assert [output.name for output in session.get_outputs()] == outputs
+    assert len(got) == len(outputs) == exits.best_stage + 1
+    for mine, theirs in zip(got, wanted, strict=False):
+        assert mine.shape == (count, info.num_classes)
+        assert np.array_equal(mine.argmax(1), theirs.numpy().argmax(1))
+        assert np.abs(mine - theirs.numpy()).max() <= 1e-4
+
+
+def test_the_small_network(tmp_path: Path):
+    run = trained(tmp_path / "run")
+    check(run, tmp_path / "model.onnx", count=1000)
+    assert export_onnx(run, to=tmp_path / "first.onnx", stage=0) == ["logits"]
+
+
+def test_a_cifar_resnet_and_torchvisions(tmp_path: Path, small_cifar10: Path):
+    data = {"name": "parquet", "path": str(small_cifar10), "fraction": 0.3}
+    check(trained(tmp_path / "cifar", data=data, model={"name": "resnet20"}), tmp_path / "cifar.onnx", count=100)
+    model = {"name": "torchvision/resnet18", "stages": 2}
+    check(trained(tmp_path / "vision", data=data, model=model), tmp_path / "vision.onnx", count=20)
+
+
+def test_what_cannot_be_is_named(tmp_path: Path):
+    run = trained(tmp_path / "run", data={"fraction": 0.2})
+    with pytest.raises(InputError, match="--stage: expected 0 to 2, got 5"):
+        export_onnx(run, to=tmp_path / "model.onnx", stage=5)
+    with pytest.raises(InputError, match="--to: expected a file in a folder"):
+        export_onnx(run, to=tmp_path / "no" / "model.onnx")
