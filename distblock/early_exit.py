@@ -21,10 +21,8 @@ from distblock.evaluation import in_one_piece
 from distblock.exits import Answers, Exits, check_last, fit_temperature, load_exits, probable
 from distblock.learning.blueprint import Build
 from distblock.messages import Part
-from distblock.runs import RunDirectory
+from distblock.runs import EARLY_EXIT, RunDirectory
 from distblock.schedule.stream import evaluation_pass
-
-FILE = "early_exit.json"
 
 CONFIDENCES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.0)
 """That are tried; at 1 hardly any image is answered before the last stage."""
@@ -89,13 +87,13 @@ def evaluate_early_exit(
         "timed": _timed(exits, data, batch, last, temperatures),
         **_by_class(test, last, exits.info.num_classes),
     }
-    directory.write_json(FILE, found)
+    directory.write_json(EARLY_EXIT, found)
     return found
 
 
 def read_early_exit(directory: RunDirectory) -> dict[str, Any] | None:
     """What `evaluate_early_exit` has kept; None: it has not run."""
-    return directory.read_json(FILE) if directory.exists(FILE) else None
+    return directory.read_json(EARLY_EXIT) if directory.exists(EARLY_EXIT) else None
 
 
 def _logits(exits: Exits, data: DataSet, part: Part, batch: int) -> tuple[list[Tensor], np.ndarray]:

@@ -15,8 +15,9 @@ from rich.console import Console
 
 from distblock import plans, runs
 from distblock.attempts import Attempts, Keeper
+from distblock.callbacks import Callbacks
 from distblock.config import Config, make_config
-from distblock.errors import InputError
+from distblock.errors import InputError, StageError, WorkerLostError
 from distblock.flags import merge
 from distblock.learning.blueprint import Build
 from distblock.preparation import Prepared, about, make_job, prepare, resolve
@@ -61,6 +62,7 @@ class BlockTrainer:
         self._model = model
         self._dataset = dataset
         self._on_evaluation = on_evaluation
+        self._callbacks = Callbacks(run_config)
         self._console = console or Console(stderr=True)
         self.config = _with_run_config(resolve(given), run_config)
         _check_run_config(run_config)
@@ -112,6 +114,7 @@ class BlockTrainer:
             patience=patience,
             console=self._console,
             on_evaluation=self._on_evaluation,
+            on_figures=self._callbacks.report if self._callbacks.are_any else None,
             keep_standing=directory.keep_standing if directory.is_local else None,
         ) as monitor:
             is_new = False
@@ -123,6 +126,9 @@ class BlockTrainer:
             keeper = Keeper(directory, note=monitor.note)
             try:
                 outcome = attempts.run()
+            except (StageError, WorkerLostError) as error:
+                self._callbacks.fail(error)
+                raise
             except InputError:
                 if not (monitor.has_begun or is_resumed):
                     directory.withdraw(is_new=is_new)
@@ -164,9 +170,10 @@ def _check_run_config(run_config: RunConfig | None) -> None:
     """What is asked for and not done must not pass in silence."""
     if run_config is None:
         return
-    for name in ("callbacks", "worker_runtime_env"):
-        if getattr(run_config, name, None):
-            raise InputError(f"RunConfig.{name}: expected none, got {getattr(run_config, name)}; leave it out")
+    if getattr(run_config, "worker_runtime_env", None):
+        raise InputError(
+            f"RunConfig.worker_runtime_env: expected none, got {run_config.worker_runtime_env}; leave it out"
+        )
 
 
 def _with_run_config(config: Config, run_config: RunConfig | None) -> Config:

@@ -215,3 +215,13 @@ def test_the_command_prints_and_draws(run: RunDirectory, tmp_path: Path, capsys:
     assert "early exits" in capsys.readouterr().out
     assert picture.read_text().count("<svg") == 1
     assert json.loads((Path(run.location) / "early_exit.json").read_text())["classes"]
+
+
+@pytest.mark.usefixtures("found")
+def test_the_report_shows_them(run: RunDirectory):
+    from distblock.pages import report
+
+    page = Path(report([run])).read_text()
+    assert "Early exits" in page
+    assert "% of the last stage" in page
+    assert page.count("<td>7</td>") >= 1

@@ -20,6 +20,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, UserCallback
 from safetensors.torch import load_file
 
 from distblock import BlockTrainer, InputError
+from distblock.errors import StageError
 from distblock.evaluation import evaluate_run, export_run
 from distblock.runs import RunDirectory
 
@@ -220,10 +221,49 @@ def test_an_address_where_nothing_listens(tmp_path: Path):
     assert done.stderr.count("\n") == 1, done.stderr
 
 
-def test_what_later_versions_promise_is_not_ignored_in_silence(tmp_path: Path):
-    run_config = RunConfig(storage_path=str(tmp_path), callbacks=[UserCallback()])
-    with pytest.raises(InputError, match=r"RunConfig\.callbacks: expected none"):
-        BlockTrainer(QUICK, run_config=run_config)
+class Heard(UserCallback):
+    def __init__(self) -> None:
+        self.figures: list[dict[str, Any]] = []
+        self.errors: list[dict[int, Exception]] = []
+        self.names: set[str | None] = set()
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        self.figures += metrics
+        self.names.add(run_context.get_run_config().name)
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        self.errors.append(worker_exceptions)
+
+
+def test_ray_trains_callbacks_hear_every_evaluation_of_every_stage(tmp_path: Path):
+    heard = Heard()
+    run_config = RunConfig(storage_path=str(tmp_path), name="heard", callbacks=[heard])
+    result = BlockTrainer({**QUICK, "executor": "local", "regime": {"epochs": 2}}, run_config=run_config).fit()
+    assert result.metrics is not None
+    assert heard.names == {"heard"}
+    stages = result.metrics["stages"]
+    assert len(heard.figures) == 2 * len(stages)
+    for index, stage in enumerate(stages):
+        last = [each for each in heard.figures if f"stages/{index}/validation_accuracy" in each][-1]
+        assert last[f"stages/{index}/validation_accuracy"] == pytest.approx(stage["val_accuracy"])
+        assert last["epoch"] == 1
+        name = "data->0" if index == 0 else f"{index - 1}->{index}"
+        assert last[f"edges/{name}/payload_bytes"] > 0
+
+
+def test_ray_trains_callbacks_hear_why_a_run_ends(tmp_path: Path):
+    heard = Heard()
+    run_config = RunConfig(storage_path=str(tmp_path), callbacks=[heard])
+    config = {**QUICK, "executor": "local", "optimizer": {"lr": 1e30}}
+    with pytest.raises(StageError):
+        BlockTrainer(config, run_config=run_config).fit()
+    [told] = heard.errors
+    assert isinstance(told[0], StageError)
+
+
+def test_what_is_no_callback_is_named(tmp_path: Path):
+    with pytest.raises(InputError, match=r"RunConfig\.callbacks: expected objects of ray\.train\.UserCallback"):
+        BlockTrainer(QUICK, run_config=RunConfig(storage_path=str(tmp_path), callbacks=[object()]))  # type: ignore[list-item]
 
 
 def test_ray_trains_failure_config_goes_over_ours_unless_it_is_the_default():

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.table import Table
+
+from distblock.report.pictures import save
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Found = Mapping[str, Any]
 """``early_exit.json``; see `distblock.early_exit.evaluate_early_exit`."""
@@ -72,7 +77,14 @@ def draw_curve(found: Found) -> str:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.subplots()
+    plot_curve(figure.subplots(), found)
+    content = io.StringIO()
+    save(figure, content)
+    return content.getvalue()
+
+
+def plot_curve(axes: Axes, found: Found) -> None:
+    """The same into a picture."""
     accuracies = [100 * point["accuracy"] for point in found["test"]]
     axes.plot([100 * point["cost"] for point in found["test"]], accuracies, "o-", label="compute, counted")
     times = [100 * point["time"] for point in found["timed"][1:]]
@@ -83,9 +95,6 @@ def draw_curve(found: Found) -> str:
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.legend()
-    content = io.StringIO()
-    figure.savefig(content, format="svg")
-    return content.getvalue()
 
 
 def answered(stages: np.ndarray, confidence: float | None, last: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 
@@ -15,6 +15,7 @@ from distblock.learning.blueprint import Blueprint
 from distblock.messages import DataReport, Departure, Failure, Handling, Item, Line, Standing, WorkerReport
 from distblock.metrics.accounting import Account
 from distblock.metrics.exporter import Exporter
+from distblock.metrics.figures import stage_figures
 from distblock.metrics.log import HopsLog, metrics_table
 from distblock.metrics.settling import Settling
 from distblock.metrics.timeline import Timeline
@@ -63,6 +64,7 @@ class Monitor:
         patience: is told the validation accuracies.
         console: where progress goes.
         on_evaluation: is called with a stage and its validation accuracy, after each evaluation.
+        on_figures: likewise with all its figures, see `distblock.metrics.figures.stage_figures`.
         keep_standing: is called every few seconds with what each worker is at.
 
     Raises:
@@ -79,9 +81,11 @@ class Monitor:
         patience: Patience,
         console: Console,
         on_evaluation: OnEvaluation | None = None,
+        on_figures: Callable[[Mapping[str, float]], None] | None = None,
         keep_standing: Callable[[Sequence[Standing]], None] | None = None,
     ) -> None:
         self._on_evaluation = on_evaluation
+        self._on_figures = on_figures
         self._keep_standing, self._kept_s = keep_standing, float("-inf")
         self._patience = patience
         self.account = Account(num_stages=blueprint.num_stages)
@@ -204,6 +208,8 @@ class Monitor:
             self._patience.tell(stage.stage, item.lap, item.epoch, sums.accuracy)
             if self._on_evaluation is not None:
                 self._on_evaluation(stage.stage, sums.accuracy)
+            if self._on_figures is not None:
+                self._on_figures(stage_figures(self.account, stage=stage.stage, epoch=item.epoch))
             if stage.stage == (self._last_stage if item.stage is None else item.stage):
                 rows = [row for row in self.account.rows() if row.epoch == item.epoch]
                 self._progress.epoch_done(item.epoch, [row for row in rows if item.stage in (None, row.stage)])

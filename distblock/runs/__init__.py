@@ -1,6 +1,17 @@
 """What a run leaves on disk, or in any place that pyarrow.fs reaches."""
 
-from distblock.runs.directory import CONFIG, HOPS, METRICS, REPORT, STATUS, SUMMARY, TIMELINE, TRACE, RunDirectory
+from distblock.runs.directory import (
+    CONFIG,
+    EARLY_EXIT,
+    HOPS,
+    METRICS,
+    REPORT,
+    STATUS,
+    SUMMARY,
+    TIMELINE,
+    TRACE,
+    RunDirectory,
+)
 from distblock.runs.names import check_name, default_name
 from distblock.runs.weights import (
     FINAL,
@@ -14,6 +25,7 @@ from distblock.runs.weights import (
 
 __all__ = [
     "CONFIG",
+    "EARLY_EXIT",
     "FINAL",
     "HOPS",
     "METRICS",

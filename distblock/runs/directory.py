@@ -23,6 +23,7 @@ from distblock.messages import Standing
 
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
+EARLY_EXIT = "early_exit.json"
 METRICS = "metrics.parquet"
 HOPS = "hops.parquet"
 TIMELINE = "timeline.parquet"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from distblock.report import tables
+from distblock.report.early_exits import MOST_CLASSES
 from distblock.report.page import pictures
 from distblock.report.page.run import Run, bubble_share
 from distblock.report.words import sentences
@@ -63,7 +64,19 @@ def _content(run: Run) -> dict[str, Any]:
             )
         ],
         "hops": [Markup(draw(run)) for draw in of_hops],
+        "early_exits": None if run.early_exits is None else _early_exits(run, run.early_exits),
         "schedule": None if run.timeline is None else Markup(pictures.schedules(run)),
+    }
+
+
+def _early_exits(run: Run, found: Mapping[str, Any]) -> dict[str, Any]:
+    names = found["class_names"]
+    rows = found["confusion"] if len(names) <= MOST_CLASSES else [[]] * len(names)
+    return {
+        "picture": Markup(pictures.early_exits(run, found)),
+        "last": found["last_stage"],
+        "columns": names if len(names) <= MOST_CLASSES else [],
+        "classes": list(zip(names, found["classes"], rows, strict=True)),
     }
 
 

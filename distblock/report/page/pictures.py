@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from distblock.report.early_exits import plot_curve
 from distblock.report.page.run import PARTS, Run, worker_times
 from distblock.report.page.schedule import Bar, measured, planned
 from distblock.report.pictures import save
@@ -47,6 +48,13 @@ def transport_cost_by_depth(runs: Sequence[Run]) -> str:
         axes.plot(*zip(*drawn, strict=True), color=color, marker="o", markersize=4, label=run.name)
     _label(axes, "stage", "transport cost")
     return _svg(figure, "Transport cost by depth", runs)
+
+
+def early_exits(run: Run, found: Mapping[str, Any]) -> str:
+    """Test accuracy against compute and time, where sure stages answer."""
+    figure, axes = _figure()
+    plot_curve(axes, found)
+    return _svg(figure, "Early exits", [run])
 
 
 def by_epoch(run: Run, column: str, what: str) -> str:

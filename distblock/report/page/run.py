@@ -25,6 +25,7 @@ class Run:
         timeline: ``timeline.parquet``; None where there is none.
         recording: the stretch of it that can be told again; None where there is none.
         verdict: on that.
+        early_exits: ``early_exit.json``; None: nobody has measured them.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Run:
     timeline: pa.Table | None
     recording: Recording | None
     verdict: Verdict | None
+    early_exits: Mapping[str, Any] | None = None
 
     @property
     def edges(self) -> list[dict[str, Any]]:
