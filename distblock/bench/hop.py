@@ -18,9 +18,10 @@ the whole hop sees that, put and fetch do not.
 from __future__ import annotations
 
 import re
+import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distblock.bench.hops import ray_perf
+from distblock.bench.hops.direct import measure_direct
 from distblock.bench.hops.figures import INLINE_BYTES, OURS, PLAIN, ratios, size_figures, spread
 from distblock.bench.hops.rounds import Round, measure, relays
 from distblock.bench.on_hosts import CHECKOUT, check_hosts, line_rate
@@ -55,6 +57,8 @@ class Options(Outputs):
     """microbatches a call, in streams"""
     ray_perf: bool = False
     """Ray's own microbenchmark beside it: two minutes more"""
+    direct: bool = False
+    """Ray Direct Transport over gloo beside it, on the same node"""
     address: str | None = None
     """a Ray cluster to measure in; default: an embedded Ray"""
     apart: bool = False
@@ -80,9 +84,11 @@ def main(arguments: Sequence[str]) -> None:
     sizes = [parse_size(word) for word in options.sizes]
     if min(*options.per_call, options.rounds) < 1:
         raise InputError("bench hop: expected --rounds and --per-call above 0")
-    if options.hosts:
+    if options.hosts and not options.direct:
         _on_hosts(options, arguments)
         return
+    if options.direct and (options.apart or options.hosts):
+        raise InputError("--direct: expected both workers on one node, got --apart or --hosts beside it; leave one out")
     if options.line_rate is not None and not options.apart:
         raise InputError("--line-rate: expected --apart with it, got it alone")
     if options.apart and options.address is None:
@@ -91,10 +97,13 @@ def main(arguments: Sequence[str]) -> None:
         rounds = measure(
             *(actors, sizes), rounds=options.rounds, per_call=options.per_call, line_rate=options.line_rate
         )
-    outcome = make_outcome(options, rounds)
+        direct = measure_direct(sizes, rounds=options.rounds) if options.direct else {}
+    outcome = make_outcome(options, rounds, direct)
     console = Console(width=140)
     for table in (_table(options, outcome), _ways_table(outcome), _streams_table(outcome)):
         console.print(table)
+    if options.direct:
+        console.print(_direct_table(outcome))
     for test, rate in outcome.figures["ray_perf_per_second"].items():
         console.print(f"Ray's own microbenchmark: {test}: {rate:,.1f} per second")
     conclude("hop", options, outcome)
@@ -113,23 +122,42 @@ def parse_size(word: str) -> int:
     return num_bytes
 
 
-def make_outcome(options: Options, rounds: Sequence[Round]) -> Outcome:
-    """Of all rounds."""
+def make_outcome(
+    options: Options, rounds: Sequence[Round], direct: Mapping[int, Sequence[float]] | None = None
+) -> Outcome:
+    """Of all rounds.
+
+    Args:
+        options: of the benchmark.
+        rounds: as measured.
+        direct: seconds of hops by Ray Direct Transport, by size.
+    """
+    direct = direct or {}
     sizes = [size_figures(rounds, size) for size in rounds[0].sizes]
     lines = {f"{way}: put + fetch": _by_size(sizes, "ways", way, "put_and_fetch_s", "p50") for way in (OURS, PLAIN)}
     lines["numpy: put"] = _by_size(sizes, "numpy_put_s", "p50")
     lines["memcpy into fresh shared memory"] = _by_size(sizes, "memcpy_fresh_s", "p50")
     lines["distblock: whole hop, one by one"] = _by_size(sizes, "ways", OURS, "hop_s", "p50")
+    if direct:
+        lines["Ray Direct Transport: whole hop, one by one"] = {
+            float(size): statistics.median(seconds) for size, seconds in direct.items()
+        }
+    whole = lines["distblock: whole hop, one by one"]
+    of_direct = {
+        f"Ray Direct Transport / distblock, whole hop, {binary_size(size)}": [statistics.median(seconds) / whole[size]]
+        for size, seconds in direct.items()
+    }
     where = "; between nodes" if options.apart else ""
     return Outcome(
         figures={
             "sizes": sizes,
             "empty_call_s": vars(spread([value for each in rounds for value in each.call_s])),
             "streamed_empty_call_s": vars(spread([each.streamed_call_s for each in rounds])),
+            "direct_hop_s": {size: vars(spread(seconds)) for size, seconds in direct.items()},
             "line_rate_bytes_per_s": options.line_rate,
             "ray_perf_per_second": ray_perf.per_second() if options.ray_perf else {},
         },
-        ratios=ratios(rounds, line_rate=options.line_rate, where=where),
+        ratios={**ratios(rounds, line_rate=options.line_rate, where=where), **of_direct},
         picture=Lines(title=_title(options), across="bytes of the activation", upward="seconds, median", lines=lines),
     )
 
@@ -214,6 +242,17 @@ def _ways_table(outcome: Outcome) -> Table:
         seconds += [each["ways"][way]["put_and_fetch_s"]["p50"] for way in (OURS, PLAIN)]
         ours, fresh, plain = seconds[3], seconds[0], seconds[4]
         table.add_row(name, *(duration(value) for value in seconds), f"{ours / fresh:.2f}", f"{plain / ours:.2f}")
+    return table
+
+
+def _direct_table(outcome: Outcome) -> Table:
+    table = Table(title="a whole hop, one by one, medians")
+    for heading in ("size", "distblock", "Ray Direct Transport, gloo", "of it"):
+        table.add_column(heading, justify="right")
+    for each in outcome.figures["sizes"]:
+        ours = each["ways"][OURS]["hop_s"]["p50"]
+        theirs = outcome.figures["direct_hop_s"][each["bytes"]]["p50"]
+        table.add_row(binary_size(each["bytes"]), duration(ours), duration(theirs), f"{theirs / ours:.2f}")
     return table
 
 

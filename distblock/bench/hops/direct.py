@@ -43,9 +43,9 @@ class DirectRelay:
 def measure_direct(sizes: Sequence[int], *, rounds: int) -> dict[int, list[float]]:
     """Seconds of hops one by one, from asking the sender to the receiver's answer, by size.
 
-    A Ray has to be there; two CPUs of it are used.
+    A Ray has to be there; the actors lie on its first node.
     """
-    kind = ray.remote(num_cpus=1)(DirectRelay)
+    kind = ray.remote(num_cpus=0)(DirectRelay)
     sender, receiver = kind.remote(), kind.remote()
     try:
         create_collective_group([sender, receiver], backend="gloo")
