@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow.fs
 import pytest
@@ -265,7 +265,9 @@ def test_ray_trains_callbacks_hear_why_a_run_ends(tmp_path: Path):
 def test_a_callback_of_ray_trains_own_insides_is_named(tmp_path: Path):
     """Ray refuses what is no callback at all; those of its controller and its workers would hear nothing here."""
     with pytest.raises(InputError, match=r"RunConfig\.callbacks: expected objects of ray\.train\.UserCallback"):
-        BlockTrainer(QUICK, run_config=RunConfig(storage_path=str(tmp_path), callbacks=[RayTrainCallback()]))
+        BlockTrainer(
+            QUICK, run_config=RunConfig(storage_path=str(tmp_path), callbacks=[cast(UserCallback, RayTrainCallback())])
+        )
 
 
 def test_ray_trains_failure_config_goes_over_ours_unless_it_is_the_default():

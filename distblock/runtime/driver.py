@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ from ray.exceptions import (
 )
 
 from distblock.errors import AttemptLostError, DeviceLostError, InputLostError, PeerLostError, WorkerLostError
-from distblock.messages import DataReport, Failure, FailureKind, Handling, Parcel, Standing, WorkerReport
+from distblock.messages import DataReport, Failure, FailureKind, Handling, Line, Parcel, Standing, WorkerReport
 from distblock.metrics.observer import Observer
 from distblock.runtime.cluster import check_machine, joined, living, placed
 from distblock.runtime.crew import Crew, Job, State, cause, crew, in_one_line, same
@@ -38,7 +38,7 @@ from distblock.runtime.preflight import preflight
 from distblock.runtime.seats import Call, Collect, DataSeat, Event, Hop, Release, Seat, Snapshot, StageSeat
 from distblock.schedule.course import Course
 from distblock.schedule.course import Lane as Stream
-from distblock.schedule.credits import Credits, Limit
+from distblock.schedule.credits import Credits, edge_limits
 from distblock.schedule.dispatch import Dispatch
 from distblock.schedule.failure import Failures
 from distblock.schedule.laps import Cell
@@ -102,11 +102,12 @@ def execute(
         stack.enter_context(joined(config, _bundles(job), may_wait=failures is not None and failures.count > 0))
         needed = in_rows(_bundles(job), living(), config)
         group = stack.enter_context(placed(needed, strategy=config.resources.strategy, note=note))
-        observer.set_lines(preflight(job, group, note=note))
+        lines = preflight(job, group, note=note)
+        observer.set_lines(lines)
         people = stack.enter_context(crew(job, group))
         observer.set_memcpy(people.memcpy_bytes_per_s)
         course.miss(people.missing(course.unread))
-        return carry_out(job, people, course, observer, note=note, saver=saver, failures=failures)
+        return carry_out(job, people, course, observer, note=note, saver=saver, failures=failures, lines=lines)
 
 
 def carry_out(
@@ -118,10 +119,11 @@ def carry_out(
     note: Callable[[str], None],
     saver: Saver | None = None,
     failures: Failures | None = None,
+    lines: Sequence[Line] = (),
 ) -> State:
-    """The loop by itself, with a crew that is ready; as for `execute`."""
+    """The loop by itself, with a crew that is ready and lines as they were measured; as for `execute`."""
     failures = failures or Failures(job.hosts[0].config.recovery.max_failures)
-    return _Run(job, people, course, observer, note, saver or NoSaver(), failures).loop()
+    return _Run(job, people, course, observer, note, saver or NoSaver(), failures, lines).loop()
 
 
 def _bundles(job: Job) -> list[Resources]:
@@ -140,6 +142,7 @@ class _Run:
         note: Callable[[str], None],
         saver: Saver,
         failures: Failures,
+        lines: Sequence[Line],
     ) -> None:
         self._job = job
         self._crew = people
@@ -150,7 +153,8 @@ class _Run:
         self._cuts = Cuts(saver, people.workers)
         self._nodes = people.nodes
         self._lanes: list[Lane] = []
-        self._limits = self._edge_limits()
+        rates = {line.edge: line.rate_bytes_per_s for line in lines}
+        self._limits = edge_limits(job.hosts[0].config, [rates.get(host.stages.start) for host in job.hosts])
         self._edges = [Credits(limit) for limit in self._limits]
         self._caches = job.hosts[0].inputs == "cache"
         self._unread: list[Cell] = []
@@ -176,12 +180,6 @@ class _Run:
         while any(seat.ledger.oldest_unfinished for seat in self._crew.workers):
             self._handle_next()
         return self._state
-
-    def _edge_limits(self) -> list[Limit]:
-        config = self._job.hosts[0].config
-        ahead = config.data.prefetch * config.data.workers
-        counts = [ahead, *(config.channel.max_in_flight for _ in self._job.hosts[1:])]
-        return [Limit(count=count, num_bytes=config.channel.max_in_flight_bytes) for count in counts]
 
     def _begin(self) -> None:
         """Everything that may begin: lanes, and in each lane microbatches; then lanes that were the last to hinder."""

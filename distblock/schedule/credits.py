@@ -7,7 +7,14 @@ done with it, so what is in flight is bounded in count and bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from distblock.config import Config
+
+ON_THE_WAY_S = 8.0
+"""Seconds of a line's rate that may be in flight on it. Ray asks again for what has not arrived after ten
+(RAY_object_manager_pull_timeout_ms), and what is sent twice takes the line from what is sent once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +23,21 @@ class Limit:
 
     count: int
     num_bytes: int
+
+
+def edge_limits(config: Config, rates_bytes_per_s: Sequence[float | None]) -> list[Limit]:
+    """Of the edge into each worker, that from the data first.
+
+    Args:
+        config: the run's settings.
+        rates_bytes_per_s: of the line that each edge lies on; None: within a node, or not known.
+    """
+    channel, limits = config.channel, []
+    for place, rate in enumerate(rates_bytes_per_s):
+        count = channel.max_in_flight if place else config.data.prefetch * config.data.workers
+        most = channel.max_in_flight_bytes
+        limits.append(Limit(count=count, num_bytes=most if rate is None else min(most, int(rate * ON_THE_WAY_S))))
+    return limits
 
 
 class Credits:
