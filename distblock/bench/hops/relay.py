@@ -92,6 +92,8 @@ class Relay:
 
     def _fetch(self, reference: ObjectRef, way: Way) -> tuple[float, float]:
         asked_s = self._clock()
+        if way == "distblock":
+            ray.wait([reference])
         value = ray.get(reference)
         fetched_s = self._clock()
         if way == "distblock":
