@@ -55,8 +55,9 @@ class SampleCache:
         self._make_room(values)
         assert self._values is not None
         kept = np.flatnonzero(rows >= 0)
-        into, of = (torch.from_numpy(each).to(values.device) for each in (rows[kept], kept))
-        self._values[into] = values[of].clamp(-LARGEST, LARGEST).to(KEPT)
+        into = torch.from_numpy(rows[kept]).to(values.device)
+        own = values if len(kept) == len(values) else values[torch.from_numpy(kept).to(values.device)]
+        self._values[into] = own.clamp(-LARGEST, LARGEST).to(KEPT)
 
     def _make_room(self, values: Tensor) -> None:
         size = 0 if self._values is None else len(self._values)
@@ -127,11 +128,13 @@ class Difference(LossyCodec):
             parts = self._whole.encode(values, occasion)
             return parts, self._whole.decode(parts, shape, occasion)
         found = self._find(occasion.samples)
-        flat = values.flatten(1)
-        known = flat[found.known] - self._cache.take(found.rows[found.rows >= 0]) if len(found.known) else None
-        changed = () if known is None else self._difference.encode(known.view(-1, *shape[1:]), occasion)
+        base = self._cache.take(found.rows[found.rows >= 0]) if len(found.known) else None
+        changed: Parts = ()
+        if base is not None:
+            own = values.flatten(1) if not len(found.new) else values.flatten(1)[found.known]
+            changed = self._difference.encode((own - base).view(-1, *shape[1:]), occasion)
         others = self._first.encode(values[found.new], occasion) if len(found.new) else ()
-        return (*changed, *others), self._receive(changed, others, shape, occasion, found)
+        return (*changed, *others), self._receive(base, changed, others, shape, occasion, found)
 
     @override
     def decode(self, parts: Sequence[Tensor], shape: tuple[int, ...], occasion: Occasion) -> Tensor:
@@ -139,25 +142,30 @@ class Difference(LossyCodec):
             return self._whole.decode(parts, shape, occasion)
         found = self._find(occasion.samples)
         middle = (len(parts) // 2 if len(found.new) else len(parts)) if len(found.known) else 0
-        return self._receive(parts[:middle], parts[middle:], shape, occasion, found)
+        base = self._cache.take(found.rows[found.rows >= 0]) if len(found.known) else None
+        return self._receive(base, parts[:middle], parts[middle:], shape, occasion, found)
 
     def _receive(
         self,
+        base: Tensor | None,
         changed: Sequence[Tensor],
         others: Sequence[Tensor],
         shape: tuple[int, ...],
         occasion: Occasion,
         found: _Found,
     ) -> Tensor:
+        """What the receiver makes of it; both ends keep that."""
         assert occasion.samples is not None
-        out = torch.empty(shape[0], values_of(shape), device=self._device)
-        if len(found.known):
-            size = (len(found.known), *shape[1:])
-            difference = self._difference.decode(changed, size, occasion).flatten(1)
-            out[found.known] = self._cache.take(found.rows[found.rows >= 0]).add_(difference)
-        if len(found.new):
+        if base is not None:
+            base.add_(self._difference.decode(changed, (len(found.known), *shape[1:]), occasion).flatten(1))
+        if base is not None and not len(found.new):
+            out = base
+        else:
+            out = torch.empty(shape[0], values_of(shape), device=self._device)
             size = (len(found.new), *shape[1:])
             out[found.new] = self._first.decode(others, size, occasion).flatten(1)
+            if base is not None:
+                out[found.known] = base
         self._cache.put(occasion.samples, found.rows, out)
         return out.view(shape)
 

@@ -13,6 +13,8 @@ import pytest
 
 from cluster.hosts import Hosts, HostSettings, Link, hosts, missing
 from distblock import BlockTrainer
+from distblock.reasons import judge_run
+from distblock.runs import RunDirectory
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
@@ -68,3 +70,20 @@ def test_digits_over_two_hosts(two: Hosts, tmp_path: Path, plain: list[str]):
     )
     # Above: headers, Ray's calls and heartbeats, code, reports, and states on their way to the driver.
     assert 1 < counted / wire < 1.5
+
+
+def test_who_waits_for_a_slow_link_goes_on_computing_and_why_names_the_link(tmp_path: Path):
+    """A step takes some 20 ms, an activation 400 on its way; the store's client once made one wait for the other."""
+    flags = "--model.stages 2 --resources.workers 2 --regime.epochs 1 --data.fraction 0.25 --run-dir run"
+    with hosts([HostSettings(cpus=1, link=Link(rate="5mbit"))] * 3, shared=[tmp_path]) as fleet:
+        arguments = f"train --address {fleet.address} --resources.strategy STRICT_SPREAD {flags}"
+        done = fleet.run([sys.executable, "-m", "distblock", *arguments.split()], cwd=tmp_path, timeout_s=300)
+    assert done.returncode == 0
+    rows = pq.read_table(tmp_path / "run" / "timeline.parquet").to_pandas()
+    second = rows[rows["worker"] == 1]
+    computing_s = (second["finished_s"] - second["started_s"]).sum()
+    waiting_s = (second["fetched_s"] - second["asked_s"]).sum()
+    assert computing_s < waiting_s / 3
+    verdict = judge_run(RunDirectory.at(tmp_path / "run"))
+    assert verdict.causes[0].kind == "edge"
+    assert "edge 0->1" in verdict.causes[0].where
