@@ -21,6 +21,10 @@ from distblock.runtime.caches import CacheReader, CacheSource
 from distblock.scratch.features import FeatureCache
 
 
+WAIT_S = 30.0
+"""Seconds after which a get takes over from a wait: it is told that what it waits for is lost."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fetched:
     """A microbatch on the device.
@@ -123,9 +127,9 @@ class Intake:
             ValueError: what came is not what was expected.
         """
         asked_s = self._clock()
-        # A get that waits keeps the object store's client to itself: whoever lets go of an earlier activation meanwhile,
-        # the computing thread above all, waits as long. On a link of 5 Mbit/s that made steps of 17 ms last 440.
-        ray.wait([reference])
+        # A get that waits keeps the object store's client to itself: whoever lets go of an earlier activation
+        # meanwhile, the computing thread above all, waits as long. On a link of 5 Mbit/s steps of 17 ms lasted 440.
+        ray.wait([reference], timeout=WAIT_S)
         payloads: tuple[Payload, ...] = ray.get(reference)
         fetched_s = self._clock()
         if len(payloads) != len(parcel.items):
