@@ -20,7 +20,6 @@ from distblock.messages import Arrival, Item, Parcel
 from distblock.runtime.caches import CacheReader, CacheSource
 from distblock.scratch.features import FeatureCache
 
-
 WAIT_S = 30.0
 """Seconds after which a get takes over from a wait: it is told that what it waits for is lost."""
 
