@@ -13,7 +13,7 @@ import pytest
 
 from cluster.hosts import Hosts, HostSettings, Link, hosts, missing
 from distblock import BlockTrainer
-from distblock.reasons import judge_run
+from distblock.pages import read_run
 from distblock.runs import RunDirectory
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
@@ -74,7 +74,7 @@ def test_digits_over_two_hosts(two: Hosts, tmp_path: Path, plain: list[str]):
 
 def test_who_waits_for_a_slow_link_goes_on_computing_and_why_names_the_link(tmp_path: Path):
     """A step takes some 20 ms, an activation 400 on its way; the store's client once made one wait for the other."""
-    flags = "--model.stages 2 --resources.workers 2 --regime.epochs 1 --data.fraction 0.25 --run-dir run"
+    flags = "--model.stages 2 --resources.workers 2 --regime.epochs 1 --data.fraction 0.5 --run-dir run"
     with hosts([HostSettings(cpus=1, link=Link(rate="5mbit"))] * 3, shared=[tmp_path]) as fleet:
         arguments = f"train --address {fleet.address} --resources.strategy STRICT_SPREAD {flags}"
         done = fleet.run([sys.executable, "-m", "distblock", *arguments.split()], cwd=tmp_path, timeout_s=300)
@@ -84,6 +84,10 @@ def test_who_waits_for_a_slow_link_goes_on_computing_and_why_names_the_link(tmp_
     computing_s = (second["finished_s"] - second["started_s"]).sum()
     waiting_s = (second["fetched_s"] - second["asked_s"]).sum()
     assert computing_s < waiting_s / 3
-    verdict = judge_run(RunDirectory.at(tmp_path / "run"))
+    run = read_run(RunDirectory.at(tmp_path / "run"))
+    verdict = run.verdict
+    assert verdict is not None
+    # What the report calls exposed is what is lost against the slowest worker's computing.
+    assert run.exposed_share == pytest.approx(1 - verdict.bound_s / verdict.measured_s, abs=0.05)
     assert verdict.causes[0].kind == "edge"
     assert "edge 0->1" in verdict.causes[0].where

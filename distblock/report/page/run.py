@@ -49,9 +49,10 @@ class Run:
 
     @property
     def exposed_share(self) -> float:
-        """Seconds in which workers idled while something was fetched or decoded for them, over all their seconds."""
-        workers = self.summary["num_workers"]
-        return sum(edge["exposed_s"] for edge in self.edges) / (workers * self.summary["wall_s"])
+        """Share of its seconds in which a worker idled while something was fetched or decoded for it, of the worker for
+        which that is most: one that waits for a slow link makes those before it wait for credits instead."""
+        replicas = self.summary["replicas"]
+        return max(edge["exposed_s"] for edge in self.edges) / (replicas * self.summary["wall_s"])
 
 
 @dataclass(frozen=True, kw_only=True)
