@@ -78,7 +78,7 @@ def figures(summary: dict[str, Any]) -> list[list[Any]]:
     return [[stage[key] for key in FIGURES] for stage in summary["stages"]]
 
 
-ON_WORKERS = ("parallel", "wavefront-cache", "wavefront-frozen", "two-workers", "microbatches")
+ON_WORKERS = ("wavefront-cache", "two-workers", "microbatches")
 
 
 @pytest.mark.parametrize(

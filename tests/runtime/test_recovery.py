@@ -60,11 +60,8 @@ def values(regime: str, **changes: Any) -> dict[str, Any]:
     ("regime", "worker", "turn", "moment"),
     [
         ("parallel", 0, 5, "before"),
-        ("sequential", 1, 9, "stored"),
         ("wavefront-cache", 1, 9, "computed"),
-        ("wavefront-frozen", 0, 8, "stored"),
         ("two-workers", 1, 12, "before"),
-        ("microbatches", 1, 10, "computed"),
     ],
 )
 def test_a_worker_that_is_killed_is_replaced_alone(regime: str, worker: int, turn: int, moment: Any):
@@ -111,7 +108,7 @@ def test_one_worker_again_and_again():
     assert {failure.who for failure in failures} == {"worker 1 (stages 1 to 1)"}
 
 
-@pytest.mark.parametrize("regime", ["parallel", "wavefront-cache", "wavefront-frozen"])
+@pytest.mark.parametrize("regime", ["parallel", "wavefront-cache"])
 def test_everything_back_to_the_last_checkpoint(regime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What other trainers do, and what a node's death takes: here for a worker's."""
     faults = (
