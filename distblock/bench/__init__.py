@@ -15,6 +15,7 @@ BENCHMARKS = {
     "pipeline": "pipeline",
     "codecs": "codecs",
     "plan": "plan",
+    "simulate": "simulate",
     "wavefront": "wavefront",
     "slow-stage": "slow_stage",
     "memory": "memory",

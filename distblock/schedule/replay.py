@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from distblock.messages import Parcel
 from distblock.schedule.credits import Credits, Limit
@@ -57,6 +57,35 @@ class Span:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Link:
+    """What lies between two places: one transfer after the other, each a delay later than it was sent.
+
+    Attributes:
+        name: edges whose links have the same name share one.
+        bytes_per_s: its rate.
+        delay_s: each way.
+    """
+
+    name: str
+    bytes_per_s: float
+    delay_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Absence:
+    """A worker that is away: what it is computing then is begun again when it is back.
+
+    Attributes:
+        place: whose.
+        begin_s, end_s: from when until when.
+    """
+
+    place: int
+    begin_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pipeline:
     """A run to be told.
 
@@ -67,6 +96,8 @@ class Pipeline:
         size: bytes of a parcel on an edge: ``size(edge, parcel)``.
         num_feeders: data workers.
         driver_s: seconds that the driver is busy with each call.
+        links: what a fetch passes beside the seconds of its call, by edge; the edge into place p > 0 is p - 1.
+        absences: of workers, by time.
     """
 
     parcels: Sequence[Parcel]
@@ -75,6 +106,8 @@ class Pipeline:
     size: Callable[[int, Parcel], int] = lambda edge, parcel: 0  # noqa: ARG005
     num_feeders: int = 1
     driver_s: float = 0.0
+    links: Mapping[int, Link] = field(default_factory=dict)
+    absences: Sequence[Absence] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +144,10 @@ class _Clock:
         self._feeders_s = [0.0] * pipeline.num_feeders
         self._num_fed = 0
         self._workers_s = [0.0] * len(pipeline.limits)
+        self._links_s: dict[str, float] = {}
+        self._absences: dict[int, list[Absence]] = {}
+        for absence in sorted(pipeline.absences, key=lambda each: each.begin_s):
+            self._absences.setdefault(absence.place, []).append(absence)
         self._spans: list[Span] = []
 
     def run(self) -> Told:
@@ -123,6 +160,24 @@ class _Clock:
             self._dispatcher.finish(place, parcel)
             self._begin(now_s)
         return Told(spans=tuple(self._spans), wall_s=now_s)
+
+    def _passed_s(self, place: int, parcel: Parcel, asked_s: float) -> float:
+        """When all of a parcel has passed its link."""
+        link = self._pipeline.links.get(place - 1)
+        if link is None:
+            return asked_s
+        size = self._pipeline.size(place - 1, parcel)
+        sent_s = max(asked_s, self._links_s.get(link.name, 0.0)) + size / link.bytes_per_s
+        self._links_s[link.name] = sent_s
+        return sent_s + link.delay_s
+
+    def _present(self, place: int, could_s: float, compute_s: float) -> tuple[float, float]:
+        """From when to when it computes."""
+        started_s = could_s
+        for absence in self._absences.get(place, ()):
+            if started_s < absence.end_s and started_s + compute_s > absence.begin_s:
+                started_s = absence.end_s
+        return started_s, started_s + compute_s
 
     def _begin(self, now_s: float) -> None:
         for dispatch in self._dispatcher.begin(now_s):
@@ -137,9 +192,8 @@ class _Clock:
         else:
             busy_s, index = self._workers_s, place - 1
         asked_s = now_s + call.send_s
-        fetched_s = asked_s + call.fetch_s
-        started_s = max(fetched_s, busy_s[index])
-        finished_s = started_s + call.compute_s
+        fetched_s = self._passed_s(place, parcel, asked_s) + call.fetch_s
+        started_s, finished_s = self._present(place, max(fetched_s, busy_s[index]), call.compute_s)
         stored_s = finished_s + call.store_s
         busy_s[index] = finished_s if place else stored_s
         self._spans.append(
