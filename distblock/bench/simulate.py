@@ -1,8 +1,8 @@
 """The simulator against real runs: workers that sleep as long as they are told to instead of computing at length.
 
-A run has a tiny network with a stage a worker; after every training microbatch each stage sleeps for seconds of its own,
-drawn from a seed. What the steps themselves take is measured in a run without sleeping, and the simulator is given the
-sum. What is compared is the seconds from the first counted microbatch's being asked for to the last one's end.
+A run has a tiny network with a stage a worker; after every training microbatch each stage sleeps for seconds of its
+own, drawn from a seed. What the steps themselves take is measured in a run without sleeping, and the simulator is given
+the sum. What is compared is the seconds from the first microbatch's being asked for to the last one's end.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _config(count: int, microbatches: int) -> Config:
     return make_config(
         {
             "data": {"batch_size": BATCH},
-            "model": {"name": f"preact/{count}-1", "width": 4},
+            "model": {"name": f"preact/{count}-1", "width": 4, "stages": count},
             "regime": {"epochs": 1 + microbatches * BATCH // 1000},
             "resources": {"cpus_per_worker": CPUS},
             "channel": {"microbatches_per_call": 1},
@@ -110,7 +110,7 @@ def _config(count: int, microbatches: int) -> Config:
 
 
 def _steps_s(prepared: Prepared, microbatches: int) -> list[float]:
-    """What a step of each stage takes, workers and all, in a run without sleeping, one microbatch at a time on its way."""
+    """What a step of each stage takes, in a run without sleeping, one microbatch at a time on its way."""
     one = prepared.config.channel.model_copy(update={"max_in_flight": 1})
     data = prepared.config.data.model_copy(update={"prefetch": 1})
     alone = replace(prepared, config=prepared.config.model_copy(update={"channel": one, "data": data}))
