@@ -91,7 +91,7 @@ class Exchanged:
     stored: int
 
 
-@pytest.fixture(scope="module", params=[2, 4], ids=["two", "four"])
+@pytest.fixture(scope="module", params=[4], ids=["four"])
 def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
     with_nodes = [HostSettings(cpus=4 // request.param)] * request.param
     outside = len(with_nodes)
