@@ -8,7 +8,19 @@ from typing import Any, cast
 
 import pytest
 
-from distblock.bench import BENCHMARKS, faults, memory, recovery, scaling, slow_stage, wavefront, why
+from distblock.bench import (
+    BENCHMARKS,
+    codecs,
+    faults,
+    memory,
+    plan,
+    recovery,
+    scaling,
+    simulate,
+    slow_stage,
+    wavefront,
+    why,
+)
 from distblock.bench.outcome import EXPECTATIONS, Outcome, Outputs, content
 from distblock.bench.pictures import draw
 from distblock.messages import Failure
@@ -87,6 +99,43 @@ def test_why(tmp_path: Path):
     assert outcome.ratios["data: named"] == [0.0]
     assert outcome.ratios["stage: seconds"] == [4 / 5]
     assert outcome.ratios["stage: what if"] == [6 / 5]
+
+
+def test_codecs(tmp_path: Path):
+    sizes = {"fp32": 4000.0, "int8": 1000.0}
+    losses = {
+        name: codecs.Loss(bytes_per_sample=size, first_error=0.1, last_error=0.1, encode_s=0.001, decode_s=0.001)
+        for name, size in sizes.items()
+    }
+    speeds = {"fp32": 100.0, "int8": 350.0}
+    rounds = [{name: {"samples_per_s": pace, "bound": pace} for name, pace in speeds.items()}] * 2
+    options = codecs.Options(data_path="DIR", codecs=("fp32", "int8"), hosts=True)
+    outcome = check(codecs.make_outcome(options, losses, rounds), tmp_path)
+    assert outcome.ratios["fp32 / int8, bytes"] == [4.0]
+    assert outcome.ratios["int8 / fp32, samples/s at 20mbit"] == [3.5, 3.5]
+    here = check(codecs.make_outcome(options, losses, []), tmp_path)
+    assert list(here.ratios) == ["fp32 / int8, bytes"]
+
+
+def test_plan(tmp_path: Path):
+    figures = {
+        "planned_samples_per_s": 90.0,
+        "samples_per_s": 100.0,
+        "planned_memory_bytes": 6e8,
+        "memory_bytes": 5e8,
+        "line_bytes_per_s": float("nan"),
+    }
+    names = [case.name for case in plan.CASES]
+    assert len(set(names)) == len(names) >= 12
+    outcome = check(plan.make_outcome({names[0]: [figures]}), tmp_path)
+    assert outcome.ratios[f"samples/s, {names[0]}"] == [0.9]
+    assert outcome.ratios[f"memory, {names[0]}"] == [1.2]
+
+
+def test_simulate(tmp_path: Path):
+    rounds = [{"measured_s": 10.0, "simulated_s": 9.8, "slowest_s": 0.3}]
+    outcome = check(simulate.make_outcome({4: rounds, 16: rounds}), tmp_path)
+    assert outcome.ratios["simulated / measured, 16 workers"] == pytest.approx([0.98])
 
 
 def test_every_benchmark_can_be_asked_for_the_same():
