@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,9 +43,26 @@ def evaluate_run(
         InputError: the run, its weights or its data cannot be used.
     """
     config = in_one_piece(directory.read_config(), path)
-    manifest = read_weights_manifest(directory)
+    spec, manifest = finished_spec(directory, config, model)
     info = DataInfo.from_json(manifest["data"])
     data = open_data(config.data, seed=config.seed, dataset=dataset, info=info)
+    num_stages = spec.blueprint.num_stages
+    account = Account(num_stages=num_stages)
+    num_samples = data.info.num_test if part == "test" else data.info.num_validation
+    items = evaluation_pass(part, num_samples, config.data.eval_microbatch)
+    local.execute(spec, data, AllAtOnce(lambda _: items), account, initial=read_weights(directory))
+    passes = [account.stage_pass(stage, 0, part) for stage in range(num_stages)]
+    return [sums for sums in passes if sums is not None], manifest["best_stage"]
+
+
+def finished_spec(directory: RunDirectory, config: Config, model: Build | None) -> tuple[HostSpec, Mapping[str, Any]]:
+    """What builds all stages of a finished run in this process, and what is known of its weights.
+
+    Raises:
+        InputError: the run has no weights, or its network cannot be built.
+    """
+    manifest = read_weights_manifest(directory)
+    info = DataInfo.from_json(manifest["data"])
     problem = Problem(in_channels=info.channels, image_size=info.image_size, num_classes=info.num_classes)
     blueprint = draw_blueprint(config, problem, build=model)
     spec = HostSpec(
@@ -58,12 +75,7 @@ def evaluate_run(
         inputs=None,
         build=model,
     )
-    account = Account(num_stages=blueprint.num_stages)
-    num_samples = data.info.num_test if part == "test" else data.info.num_validation
-    items = evaluation_pass(part, num_samples, config.data.eval_microbatch)
-    local.execute(spec, data, AllAtOnce(lambda _: items), account, initial=read_weights(directory))
-    passes = [account.stage_pass(stage, 0, part) for stage in range(blueprint.num_stages)]
-    return [sums for sums in passes if sums is not None], manifest["best_stage"]
+    return spec, manifest
 
 
 def export_run(

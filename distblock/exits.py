@@ -21,12 +21,13 @@ from distblock.codecs.cast import Features
 from distblock.config import Config
 from distblock.data.dataset import DataInfo
 from distblock.errors import InputError
-from distblock.learning.blueprint import Build, Problem, draw_blueprint
-from distblock.learning.host import HostSpec, build_stages
+from distblock.evaluation import finished_spec
+from distblock.learning.blueprint import Build
+from distblock.learning.host import build_stages
 from distblock.learning.network import Block, main_tensor, part_of
 from distblock.learning.partition import count_costs
 from distblock.learning.stage import Stage
-from distblock.runs import RunDirectory, read_weights, read_weights_manifest
+from distblock.runs import RunDirectory, read_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,25 +136,12 @@ def load_exits(directory: RunDirectory, *, config: Config, model: Build | None =
     Raises:
         InputError: the run has no weights, or its network cannot be built.
     """
-    manifest = read_weights_manifest(directory)
-    info = DataInfo.from_json(manifest["data"])
-    problem = Problem(in_channels=info.channels, image_size=info.image_size, num_classes=info.num_classes)
-    blueprint = draw_blueprint(config, problem, build=model)
-    spec = HostSpec(
-        run=directory.name,
-        config=config,
-        problem=problem,
-        blueprint=blueprint,
-        stages=range(blueprint.num_stages),
-        steps_per_epoch=1,
-        inputs=None,
-        build=model,
-    )
+    spec, manifest = finished_spec(directory, config, model)
     states = read_weights(directory)
     stages = build_stages(spec, spec.stages)
     for stage in stages:
         stage.load({name: torch.from_numpy(array.copy()) for name, array in states[stage.index].items()})
-    return Exits(stages, info=info, best_stage=manifest["best_stage"])
+    return Exits(stages, info=DataInfo.from_json(manifest["data"]), best_stage=manifest["best_stage"])
 
 
 def check_last(exits: Exits, last: int | None) -> int:

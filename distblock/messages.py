@@ -71,6 +71,22 @@ class Item:
     lap: int = 0
     stopped: tuple[int, ...] = ()
 
+    @classmethod
+    def of_batch(cls, number: int, num_samples: int) -> Item:
+        """A training batch by itself, where its place in a data set is of no account."""
+        return cls(
+            number=number,
+            purpose="train",
+            part="train",
+            epoch=0,
+            index=number,
+            first_sample=0,
+            num_samples=num_samples,
+            batch_samples=num_samples,
+            closes_batch=True,
+            closes_pass=False,
+        )
+
     def role(self, stage: int) -> Role:
         """What a stage does with it."""
         if self.purpose == "store" or self.stage not in (None, stage):

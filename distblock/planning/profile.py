@@ -16,13 +16,14 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from distblock.codecs.cast import Features, named_tensors, num_bytes, rebuild
 from distblock.codecs.edge import EdgeCodec, Microbatch
 from distblock.codecs.staging import Staging
-from distblock.config import Codec, Config
+from distblock.config import ChannelConfig, Codec, Config
 from distblock.learning.blueprint import Build, Problem, classifier_of, network
 from distblock.learning.network import Block, detach, main_tensor, run_blocks
 from distblock.learning.objective import local_loss, stage_transport_cost
@@ -260,8 +261,6 @@ def _saved_bytes(step: Callable[[], None]) -> int:
 
 def _codec(name: Codec, features: Features, repeats: int) -> CodecProfile:
     """Both ends, a sample's second crossing."""
-    from distblock.config import ChannelConfig
-
     channel = ChannelConfig(codec=name)
     count = len(main_tensor(features))
     staging = Staging(main_tensor(features).device)
@@ -286,18 +285,5 @@ def _codec(name: Codec, features: Features, repeats: int) -> CodecProfile:
 
 
 def _microbatch(number: int, count: int, *, names_samples: bool) -> Microbatch:
-    import numpy as np
-
-    item = Item(
-        number=number,
-        purpose="train",
-        part="train",
-        epoch=number,
-        index=0,
-        first_sample=0,
-        num_samples=count,
-        batch_samples=count,
-        closes_batch=True,
-        closes_pass=True,
-    )
+    item = replace(Item.of_batch(number, count), epoch=number, index=0)
     return Microbatch(item=item, samples=np.arange(count, dtype=np.int32) if names_samples else None)

@@ -51,31 +51,12 @@ def simulate(
     ]
     return replay(
         Pipeline(
-            parcels=[_parcel(number, num_samples) for number in range(microbatches)],
+            parcels=[Parcel((Item.of_batch(number, num_samples),)) for number in range(microbatches)],
             call=lambda place, parcel: calls[place],  # noqa: ARG005
             limits=[Limit(count=in_flight, num_bytes=2**62)] * len(compute_s),
             size=lambda edge, parcel: sizes[edge],  # noqa: ARG005
             driver_s=driver_s,
             links=links or {},
             absences=absences,
-        )
-    )
-
-
-def _parcel(number: int, num_samples: int) -> Parcel:
-    return Parcel(
-        (
-            Item(
-                number=number,
-                purpose="train",
-                part="train",
-                epoch=0,
-                index=number,
-                first_sample=number * num_samples,
-                num_samples=num_samples,
-                batch_samples=num_samples,
-                closes_batch=True,
-                closes_pass=False,
-            ),
         )
     )

@@ -66,18 +66,7 @@ def _base_bytes() -> int:
 def _data_s(config: Config, data: DataSet) -> float:
     """A microbatch that is read for the second time: in later epochs decoded images are in memory, where they fit."""
     count = min(config.data.train_microbatch, data.info.num_train)
-    item = Item(
-        number=0,
-        purpose="train",
-        part="train",
-        epoch=0,
-        index=0,
-        first_sample=0,
-        num_samples=count,
-        batch_samples=count,
-        closes_batch=True,
-        closes_pass=False,
-    )
+    item = Item.of_batch(0, count)
     taken = []
     for _ in range(4):
         begun_s = time.perf_counter()
