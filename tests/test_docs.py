@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -34,6 +36,20 @@ def test_own_network_and_data(tmp_path: Path):
         # The residuals of every stage are seen, of the first one inside its nn.Sequential.
         assert all(stage["transport_cost"] > 0 for stage in summary["stages"])
     assert (tmp_path / "shapes.safetensors").exists()
+
+
+def test_the_notebook_from_top_to_bottom(tmp_path: Path):
+    """Its code in one process, as a kernel would run it."""
+    notebook = json.loads((DOCS / "own_images.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert len(cells) >= 6
+    assert not any(cell.get("outputs") for cell in notebook["cells"])
+    environment = {**os.environ, "MPLBACKEND": "agg"}
+    command = [sys.executable, "-c", "\n".join(cells)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = pq.read_table(tmp_path / "predictions.parquet").to_pylist()
+    assert sum(row["class_name"] == "7" for row in rows) > 0.9 * len(rows) > 100
 
 
 def test_the_readme_names_only_what_there_is():
