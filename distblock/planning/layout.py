@@ -12,7 +12,6 @@ nothing back, and with codecs, memory and unequal workers.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -295,11 +294,10 @@ class Planner:
         }
         paces |= {f"the link into worker {place}": piece.link_s for place, piece in enumerate(pieces) if piece.link_s}
         paces["reading the data"] = around.data_s
-        busy: Counter[str] = Counter()
+        # Data are read, and calls are made, beside the first worker.
+        busy = {pieces[0].seat.node: around.data_s + around.call_s * (len(pieces) + 1)}
         for piece in pieces:
-            busy[piece.seat.node] += self._replicas * piece.compute_s  # type: ignore[assignment]
-        first = pieces[0].seat.node
-        busy[first] += around.data_s + around.call_s * (len(pieces) + 1)  # type: ignore[assignment]
+            busy[piece.seat.node] = busy.get(piece.seat.node, 0.0) + self._replicas * piece.compute_s
         paces |= {f"the cores of node {node}": seconds / around.cores for node, seconds in busy.items()}
         slowest = max(paces, key=paces.__getitem__)
         return Plan(pieces=tuple(pieces), pace_s=paces[slowest], slowest=slowest, num_samples=self._profile.num_samples)
