@@ -22,7 +22,7 @@ from tyro.conf import Positional
 
 from distblock.config import Config, make_config
 from distblock.errors import DistblockError, InputError, PreemptedError, RunFailedError
-from distblock.flags import read_settings
+from distblock.flags import check_folder, read_settings
 
 if TYPE_CHECKING:
     from distblock.runs import RunDirectory
@@ -143,8 +143,8 @@ def _evaluate_early_exit(run: str, path: str | None, picture: str | None) -> Non
     from distblock.early_exit import evaluate_early_exit
     from distblock.report.early_exits import class_table, confusion_table, draw_curve, early_exit_table
 
-    if picture is not None and not Path(picture).absolute().parent.is_dir():
-        raise InputError(f"--picture: expected a file in a folder that is there, got {picture}; make the folder first")
+    if picture is not None:
+        check_folder(picture, where="--picture")
     found = evaluate_early_exit(_directory(run), path=path)
     console = _console()
     console.print(early_exit_table(found))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from distblock.data.dataset import DataSet, open_data
 from distblock.evaluation import in_one_piece
-from distblock.exits import Answers, Exits, check_last, fit_temperature, load_exits, probable
+from distblock.exits import Exits, check_last, fit_temperature, load_exits, probable
 from distblock.learning.blueprint import Build
 from distblock.messages import Part
 from distblock.runs import EARLY_EXIT, RunDirectory
@@ -74,7 +74,8 @@ def evaluate_early_exit(
     batch = config.data.eval_microbatch
     logits, labels = _logits(exits, data, "validation", batch)
     temperatures = [fit_temperature(each, torch.from_numpy(labels)) for each in logits]
-    costs = [cost / exits.costs()[last] for cost in exits.costs()]
+    operations = exits.costs()
+    costs = [cost / operations[last] for cost in operations]
     validation = _seen(logits, labels, temperatures)
     test = _seen(*_logits(exits, data, "test", batch), temperatures)
     found = {
@@ -161,7 +162,7 @@ def _timed(
             for case in cases:
                 begun_s = time.perf_counter()
                 for own in images:
-                    _answer(exits, own, last, case, temperatures)
+                    exits.answer(own, last=last, confidence=case, temperatures=temperatures)
                 taken[case].append((time.perf_counter() - begun_s) / count)
     finally:
         torch.set_num_threads(threads)
@@ -173,10 +174,6 @@ def _timed(
         }
         for case, seconds in taken.items()
     ]
-
-
-def _answer(exits: Exits, images: Tensor, last: int, case: float | None, temperatures: Sequence[float]) -> Answers:
-    return exits.answer(images, last=last, confidence=case, temperatures=temperatures)
 
 
 def _by_class(seen: _Seen, last: int, num_classes: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
@@ -75,6 +76,16 @@ def take_files(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     if "" in files:
         raise InputError("--config: expected a YAML file, got nothing")
     return files, others
+
+
+def check_folder(path: str | Path, *, where: str) -> None:
+    """Whether a file can be written there, before an hour is spent.
+
+    Raises:
+        InputError: its folder is not there; ``where`` names the option.
+    """
+    if not Path(path).absolute().parent.is_dir():
+        raise InputError(f"{where}: expected a file in a folder that is there, got {path}; make the folder first")
 
 
 def whole_number(text: str, *, where: str) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from distblock.errors import InputError
 from distblock.evaluation import in_one_piece
 from distblock.exits import check_last, load_exits
+from distblock.flags import check_folder
 from distblock.learning.blueprint import Build
 from distblock.learning.network import main_tensor
 from distblock.learning.stage import Stage
@@ -70,8 +71,7 @@ def export_onnx(
         InputError: the run, the stage, the file or the package cannot be used, or the network has operations that ONNX
             does not know.
     """
-    if not Path(to).absolute().parent.is_dir():
-        raise InputError(f"--to: expected a file in a folder that is there, got {to}; make the folder first")
+    check_folder(to, where="--to")
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from distblock.config import FORMAT_VERSION, Config
 from distblock.errors import InputError
+from distblock.flags import check_folder
 from distblock.reasons import check_finished, judge_recording, recorded
 from distblock.report.calibration import Recording
 from distblock.report.page import Run, make_page
@@ -37,8 +38,7 @@ def report(directories: Sequence[RunDirectory], *, to: str | None = None) -> str
         directories[0].write(REPORT, page)
         return directories[0].path(REPORT)
     path = Path(to or REPORT)
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"--to: expected a file in a folder that is there, got {to}; make the folder first")
+    check_folder(to or REPORT, where="--to")
     path.write_bytes(page)
     return str(path)
 

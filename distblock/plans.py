@@ -14,10 +14,10 @@ from rich.console import Console
 from distblock.config import Codec, Config, dump_config, make_config
 from distblock.data.dataset import DataSet, open_data
 from distblock.errors import InputError
-from distblock.flags import read_settings, whole_number
+from distblock.flags import check_folder, read_settings, whole_number
 from distblock.learning.blueprint import Build, Problem
 from distblock.learning.partition import balance
-from distblock.planning.layout import Plan, Planner, Seat
+from distblock.planning.layout import Plan, Planner, Seat, quickest
 from distblock.planning.profile import Profile, profile
 from distblock.planning.surroundings import look_around
 from distblock.planning.tables import alternatives_table, explain, plan_table, profile_table
@@ -121,8 +121,8 @@ def read_request(arguments: Sequence[str]) -> tuple[Request, str | None]:
             raise InputError(f"--codecs: expected some of {', '.join(get_args(Codec))}, got {name}")
         codecs.append(name)  # type: ignore[arg-type]
     to = _last(options, "--to") if "--to" in options else None
-    if to is not None and not Path(to).absolute().parent.is_dir():
-        raise InputError(f"--to: expected a file in a folder that is there, got {to}; make the folder first")
+    if to is not None:
+        check_folder(to, where="--to")
     return Request(config=config, seats=seats, link_bytes_per_s=rate, cores=cores, codecs=tuple(codecs)), to
 
 
@@ -154,10 +154,11 @@ def choose(request: Request, measured: Profile, data: DataSet) -> Found:
         request.config, data, step_s=step_s, cores=request.cores, link_bytes_per_s=request.link_bytes_per_s
     )
     planner = Planner(measured, around, codecs=request.codecs, replicas=request.config.replicas)
-    plan = planner.best(seats)
+    by_count = planner.by_count(seats)
+    plan = quickest(by_count.values())
     others = {
         f"{count} worker{'s' if count > 1 else ''}": other
-        for count, other in planner.by_count(seats).items()
+        for count, other in by_count.items()
         if other.cuts != plan.cuts
     }
     number = len(plan.pieces)

@@ -16,6 +16,7 @@ from distblock.early_exit import read_early_exit
 from distblock.errors import InputError
 from distblock.evaluation import in_one_piece
 from distblock.exits import Exits, check_last, load_exits
+from distblock.flags import check_folder
 from distblock.learning.blueprint import Build
 from distblock.runs import RunDirectory
 
@@ -78,8 +79,7 @@ def predict(
         InputError: the run, the images or a wish cannot be used; nothing is written.
     """
     config = in_one_piece(directory.read_config(), None)
-    if not Path(to).absolute().parent.is_dir():
-        raise InputError(f"--to: expected a file in a folder that is there, got {to}; make the folder first")
+    check_folder(to, where="--to")
     exits = load_exits(directory, config=config, model=model)
     last = check_last(exits, wish.stage)
     temperatures, confidence = _settle(directory, wish, last)

@@ -106,20 +106,9 @@ def _spec(prepared: Prepared, model: Build | None) -> HostSpec:
 
 
 def _batches(prepared: Prepared) -> list[Batch]:
-    item = Item(
-        number=0,
-        purpose="train",
-        part="train",
-        epoch=0,
-        index=0,
-        first_sample=0,
-        num_samples=min(prepared.plan.batch_size, prepared.plan.num_train),
-        batch_samples=min(prepared.plan.batch_size, prepared.plan.num_train),
-        closes_batch=True,
-        closes_pass=False,
-    )
-    images, labels = map(torch.from_numpy, prepared.data.microbatch(item))
-    return [(replace(item, number=index, index=index), images, labels) for index in range(MICROBATCHES)]
+    count = min(prepared.plan.batch_size, prepared.plan.num_train)
+    images, labels = map(torch.from_numpy, prepared.data.microbatch(Item.of_batch(0, count)))
+    return [(Item.of_batch(index, count), images, labels) for index in range(MICROBATCHES)]
 
 
 def _workers_agree(prepared: Prepared, *, model: Build | None, dataset: Callable[..., Any] | None) -> Finding:

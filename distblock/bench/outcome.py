@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from distblock.bench.pictures import Picture, draw
-from distblock.errors import InputError, RunFailedError
+from distblock.errors import RunFailedError
+from distblock.flags import check_folder
 
 EXPECTATIONS = Path(__file__).with_name("expectations.json")
 
@@ -88,8 +89,8 @@ def read_options(kind: type[O], name: str, arguments: Sequence[str]) -> O:
     options = tyro.cli(kind, args=list(arguments), prog=f"distblock bench {name}")
     for key in ("output", "picture", "log"):
         path = getattr(options, key, None)
-        if path is not None and not Path(path).absolute().parent.is_dir():
-            raise InputError(f"--{key}: expected a file in a folder that is there, got {path}; make the folder first")
+        if path is not None:
+            check_folder(path, where=f"--{key}")
     return options
 
 

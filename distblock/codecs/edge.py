@@ -19,7 +19,7 @@ from distblock.codecs.cast import Features, named_tensors, num_bytes, rebuild
 from distblock.codecs.difference import KEPT, Difference
 from distblock.codecs.lossy import LossyCodec, Occasion
 from distblock.codecs.payload import Header, Payload, TensorHeader
-from distblock.codecs.quantized import Float8, Quantized
+from distblock.codecs.quantized import Float8, Quantized, values_of
 from distblock.codecs.sparse import TopK
 from distblock.codecs.staging import Staging
 from distblock.codecs.vectors import VectorQuantized
@@ -103,13 +103,13 @@ class EdgeCodec:
             return cast.decode(payload, staging=self._staging)
         arrays = iter(payload.arrays)
         tensors: dict[str | int | None, Tensor] = {}
-        sizes = [_kept_bytes(header.shape, getattr(torch, header.dtype)) for header in payload.header.tensors]
+        size = sum(_kept_bytes(header.shape, getattr(torch, header.dtype)) for header in payload.header.tensors)
         for header in payload.header.tensors:
             if not header.parts:
                 tensors[header.key] = cast.decode_tensor(header, next(arrays), self._staging)
                 continue
             parts = [self._part(next(arrays), dtype) for dtype, _ in header.parts]
-            codec = self._codec(header.key, sum(sizes))
+            codec = self._codec(header.key, size)
             values = codec.decode(parts, header.shape, self._occasion(header.key, microbatch))
             tensors[header.key] = _as_before(
                 values, getattr(torch, header.dtype), is_channels_last=header.channels_last
@@ -232,10 +232,7 @@ def _kept_bytes_of(features: Features) -> int:
 
 def _kept_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
     """What keeping one sample of a tensor takes."""
-    count = 1
-    for size in shape[1:]:
-        count *= size
-    return count * KEPT.itemsize if dtype.is_floating_point else 0
+    return values_of(shape) * KEPT.itemsize if dtype.is_floating_point else 0
 
 
 def _as_before(values: Tensor, dtype: torch.dtype, *, is_channels_last: bool) -> Tensor:

@@ -6,6 +6,7 @@ al. 2015, arXiv:1502.02551.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -104,7 +105,4 @@ def by_channel(values: Tensor) -> Tensor:
 
 def values_of(shape: tuple[int, ...]) -> int:
     """Of one sample."""
-    count = 1
-    for size in shape[1:]:
-        count *= size
-    return count
+    return math.prod(shape[1:])

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -100,8 +99,3 @@ def _read(images: Countable, index: int, info: DataInfo, resize: int | None) -> 
             f" trained on, got {came}; convert it first"
         )
     return read_image(images, index, channels=info.channels, image_size=info.image_size, resize=resize)
-
-
-def places_of(images: Countable) -> np.ndarray:
-    """The name of each."""
-    return np.array([images.where(index) for index in range(len(images))], dtype=object)

@@ -136,7 +136,7 @@ class Host:
         staging = Staging(self.device)
         self.edges = {
             edge: EdgeCodec(spec.config.channel, run=spec.run, edge=edge, seed=spec.config.seed, staging=staging)
-            for edge in range(max(1, spec.stages.start), min(spec.stages.stop + 1, spec.blueprint.num_stages))
+            for edge in range(spec.stages.start, min(spec.stages.stop + 1, spec.blueprint.num_stages))
         }
         self._resident = {stage.index: stage for stage in build_stages(spec, spec.stages, self._replicas)}
         if shelf is not None:

@@ -12,7 +12,7 @@ nothing back, and with codecs, memory and unequal workers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -142,23 +142,22 @@ class Planner:
         return len(self._profile.blocks)
 
     def best(self, seats: Sequence[Seat]) -> Plan:
-        """The best one that uses some of the workers, or all.
-
-        Raises:
-            InputError: none fits into the workers' memory; the message has the numbers.
-        """
-        plans = list(self.by_count(seats).values())
-        if not plans:
-            raise InputError(self._why_none_fits(seats))
-        return min(plans, key=lambda plan: (plan.pace_s, len(plan.pieces)))
+        """The best one that uses some of the workers, or all; as for `by_count`."""
+        return quickest(self.by_count(seats).values())
 
     def by_count(self, seats: Sequence[Seat]) -> dict[int, Plan]:
-        """The best one of each number of workers that fits into their memory."""
+        """The best one of each number of workers that fits into their memory.
+
+        Raises:
+            InputError: none fits; the message has the numbers.
+        """
         found: dict[int, Plan] = {}
         for count in range(1, min(len(seats), self.num_blocks) + 1):
             plans = [plan for order in _orders(seats, count) if (plan := self._best_of(order)) is not None]
             if plans:
                 found[count] = min(plans, key=lambda plan: plan.pace_s)
+        if not found:
+            raise InputError(self._why_none_fits(seats))
         return found
 
     def of_cuts(self, cuts: Sequence[int], seats: Sequence[Seat]) -> Plan:
@@ -313,6 +312,11 @@ class Planner:
             f" {self._around.base_bytes / 1e6:,.0f} MB of it the process; take more workers, more memory or smaller"
             " microbatches (--data.microbatch-size)"
         )
+
+
+def quickest(plans: Iterable[Plan]) -> Plan:
+    """The one with the highest throughput; of equal ones that with the fewest workers."""
+    return min(plans, key=lambda plan: (plan.pace_s, len(plan.pieces)))
 
 
 def _orders(seats: Sequence[Seat], count: int) -> Iterator[tuple[Seat, ...]]:

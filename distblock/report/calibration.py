@@ -18,7 +18,7 @@ import pyarrow as pa
 from distblock.config import Config
 from distblock.errors import InputError
 from distblock.messages import Item, Parcel
-from distblock.schedule.credits import Limit
+from distblock.schedule.credits import Limit, edge_limits
 from distblock.schedule.replay import Call, Pipeline
 
 _Row = Mapping[str, Any]
@@ -104,15 +104,13 @@ def recording(timeline: pa.Table, config: Config, *, driver_s: float) -> Recordi
         if number in numbers
     }
     used = [row for parcels in by_place.values() for number in numbers for row in parcels[number]]
-    ahead = config.data.prefetch * config.data.workers
-    counts = [ahead, *[config.channel.max_in_flight] * (len(by_place) - 2)]
     return Recording(
         parcels=tuple(_parcel(by_place[0][number]) for number in numbers),
         calls=calls,
         stages=tuple(next(iter(by_place[place].values()))[0]["stage"] for place in sorted(by_place) if place),
         nodes=tuple(next(iter(by_place[place].values()))[0]["node"] for place in sorted(by_place)),
         measured_s=max(row["handled_s"] for row in used) - min(row["sent_s"] for row in used),
-        limits=tuple(Limit(count=count, num_bytes=2**62) for count in counts),
+        limits=tuple(edge_limits(config, [None] * (len(by_place) - 1))),
         num_feeders=config.data.workers,
         driver_s=driver_s,
         num_samples=sum(row["num_samples"] for number in numbers for row in by_place[0][number]),

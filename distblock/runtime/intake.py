@@ -86,7 +86,7 @@ class Intake:
     Args:
         spec: what the worker hosts.
         staging: copies to its device.
-        codec: of the edge that enters it; None: it takes images.
+        codec: of the edge that enters it.
         cache: where its caches lie, if it has any.
         node: its address.
         clock: the worker's.
@@ -97,14 +97,14 @@ class Intake:
         spec: HostSpec,
         *,
         staging: Staging,
-        codec: EdgeCodec | None,
+        codec: EdgeCodec,
         cache: FeatureCache | None,
         node: str,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._spec = spec
         self._staging = staging
-        self._codec = codec or EdgeCodec(spec.config.channel, run=spec.run, edge=0, seed=0, staging=staging)
+        self._codec = codec
         self._cache = cache
         self._reader = None if cache is None else CacheReader(cache, node=node)
         self._clock = clock

@@ -123,7 +123,7 @@ class StageWorker:
         self._intake = Intake(
             spec,
             staging=self._staging,
-            codec=self._host.edges.get(spec.stages.start),
+            codec=self._host.edges[spec.stages.start],
             cache=self._cache,
             node=self._node,
             clock=self._clock,

@@ -14,18 +14,7 @@ from distblock.codecs.staging import Staging
 from distblock.messages import Item
 
 CPU = Staging(torch.device("cpu"))
-ITEM = Item(
-    number=7,
-    purpose="train",
-    part="train",
-    epoch=0,
-    index=7,
-    first_sample=0,
-    num_samples=4,
-    batch_samples=4,
-    closes_batch=True,
-    closes_pass=False,
-)
+ITEM = Item.of_batch(7, 4)
 
 
 def hop(features: Features, codec: str) -> Payload:

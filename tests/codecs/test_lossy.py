@@ -23,18 +23,7 @@ from distblock.messages import Item
 
 CPU = Staging(torch.device("cpu"))
 OCCASION = Occasion(seed=1)
-ITEM = Item(
-    number=7,
-    purpose="train",
-    part="train",
-    epoch=0,
-    index=7,
-    first_sample=0,
-    num_samples=4,
-    batch_samples=4,
-    closes_batch=True,
-    closes_pass=False,
-)
+ITEM = Item.of_batch(7, 4)
 LOSSY = [codec for codec in get_args(Codec) if codec not in ChannelConfig.CASTS]
 
 
