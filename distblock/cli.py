@@ -233,12 +233,15 @@ def why(run: Positional[str], json: bool = False) -> None:
     """Say what holds a run back: the run told again from what was measured, with one part of it made quick.
 
     Args:
-        run: the run's directory.
+        run: the run's directory; of one under way also its exporter, such as http://127.0.0.1:9400.
         json: as JSON.
     """
-    from distblock.reasons import why as reasons
+    from distblock import reasons
 
-    print(reasons(_directory(run), as_json=json))
+    if run.startswith(("http://", "https://")):
+        print(reasons.why_at(run, as_json=json))
+    else:
+        print(reasons.why(_directory(run), as_json=json))
 
 
 def plan(arguments: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ from distblock.errors import InputError, RunFailedError
 from distblock.flags import merge, parse_flags, take_options, whole_number
 from distblock.report.pictures import draw_accuracy_by_depth
 from distblock.report.tables import duration, size
-from distblock.statistics import CONFIDENCE, mean_and_interval
+from distblock.statistics import CONFIDENCE, interval
 
 HELP = """usage: distblock compare A.yaml B.yaml ... [--seeds N] [--max-time-s S] [--folder DIR] [--picture FILE.svg]
                          [--KEY VALUE ...]
@@ -123,12 +123,6 @@ def depth_table(summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
         ]
         table.add_row(str(stage), *cells)
     return table
-
-
-def interval(values: Sequence[float]) -> str:
-    """Mean and half-width of its interval of ratios, in percent; the mean alone of a single one."""
-    mean, half = mean_and_interval(values)
-    return f"{100 * mean:.2f}" + (f" +- {100 * half:.2f}" if len(values) > 1 else "")
 
 
 def _run(directory: Path, values: dict[str, Any]) -> dict[str, Any]:

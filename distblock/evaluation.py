@@ -120,7 +120,7 @@ def in_one_piece(config: Config, path: str | None) -> Config:
     """A run's settings for the plain loop on this machine, with the data where they lie now."""
     data = config.data if path is None else config.data.model_copy(update={"path": path})
     resources = config.resources.model_copy(update={"workers": None, "gpus_per_worker": 0.0})
-    model = config.model.model_copy(update={"init_from": None})
+    model = config.model.model_copy(update={"init_from": None, "freeze_before": 0, "grow_classes": False})
     precision = "bf16" if config.precision == "fp16" else config.precision
     update = {
         "executor": "local",

@@ -8,7 +8,7 @@ over the file's, and `distblock.config.make_config` checks the whole, once.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -38,7 +38,7 @@ def parse_flags(arguments: Sequence[str]) -> dict[str, Any]:
 def as_flags(config: Config) -> list[str]:
     """What was given of a configuration, as flags: `parse_flags` and `make_config` make the same of them."""
     words: list[str] = []
-    for key, value in _leaves(config.model_dump(mode="json", exclude_unset=True), ""):
+    for key, value in leaves(config.model_dump(mode="json", exclude_unset=True)):
         flag = f"--{key.replace('_', '-')}"
         texts = _texts(value)
         # A value that looks like a flag would be taken for one.
@@ -62,6 +62,22 @@ def take_options(arguments: Sequence[str], names: Sequence[str]) -> tuple[dict[s
             options.setdefault(name, []).append(value if is_joined else next(words, ""))
         else:
             others.append(word)
+    return options, others
+
+
+def take_several(arguments: Sequence[str], names: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """A command's own options with all words up to the next option, and all other arguments."""
+    options: dict[str, list[str]] = {}
+    others: list[str] = []
+    into = others
+    for word in arguments:
+        name, is_joined, value = word.partition("=")
+        if word.startswith("--"):
+            into = options.setdefault(name, []) if name in names else others
+            if name in names:
+                into += [value] if is_joined else []
+                continue
+        into.append(word)
     return options, others
 
 
@@ -97,6 +113,20 @@ def whole_number(text: str, *, where: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise InputError(f"{where}: expected a number of 1 or more, got {text!r}")
     return int(text)
+
+
+def quantity(text: str, where: str, units: Mapping[str, float]) -> float:
+    """A number with its unit.
+
+    Raises:
+        InputError: it is none; ``where`` names the option.
+    """
+    lower = text.lower()
+    for unit, factor in units.items():
+        number = lower.removesuffix(unit)
+        if lower.endswith(unit) and number.replace(".", "", 1).isdigit() and float(number) > 0:
+            return float(number) * factor
+    raise InputError(f"{where}: expected a number with one of {', '.join(units)} behind it, got {text or 'nothing'}")
 
 
 def read_settings(arguments: Sequence[str]) -> dict[str, Any]:
@@ -145,11 +175,12 @@ def _texts(value: Any) -> list[str]:
     return [str(part) for part in (value if isinstance(value, list) else [value])]
 
 
-def _leaves(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by their dotted keys, each as one value."""
     known = known_flags()
     for key, value in values.items():
         if isinstance(value, dict) and f"{prefix}{key}" not in known:
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

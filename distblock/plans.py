@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -14,7 +14,7 @@ from rich.console import Console
 from distblock.config import Codec, Config, dump_config, make_config
 from distblock.data.dataset import DataSet, open_data
 from distblock.errors import InputError
-from distblock.flags import check_folder, read_settings, whole_number
+from distblock.flags import check_folder, quantity, read_settings, take_several, whole_number
 from distblock.learning.blueprint import Build, Problem
 from distblock.learning.partition import balance
 from distblock.planning.layout import Plan, Planner, Seat, quickest
@@ -34,6 +34,9 @@ USAGE = """usage: distblock plan [OPTIONS] [--config FILE.yaml] [--KEY VALUE ...
 """
 
 OWN = ("--seats", "--link-rate", "--cores", "--memory", "--codecs", "--to")
+
+NEIGHBOURS = 3
+"""Partitions that are looked at for each candidate that is wanted."""
 
 _BITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 _BYTES = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
@@ -104,12 +107,12 @@ def read_request(arguments: Sequence[str]) -> tuple[Request, str | None]:
     """
     options, rest = take_several(arguments, OWN)
     config = make_config(read_settings(rest))
-    memory = size_of(_last(options, "--memory"), "--memory", _BYTES) if "--memory" in options else math.inf
+    memory = quantity(_last(options, "--memory"), "--memory", _BYTES) if "--memory" in options else math.inf
     default = config.resources.workers or len(os.sched_getaffinity(0))
     words = options.get("--seats") or ["here"] * default
     seats = tuple(_seat(word, memory) for word in words)
     if "--link-rate" in options:
-        rate = size_of(_last(options, "--link-rate"), "--link-rate", _BITS) / 8
+        rate = quantity(_last(options, "--link-rate"), "--link-rate", _BITS) / 8
     elif len({seat.node for seat in seats}) > 1:
         raise InputError("--link-rate: expected the rate between the nodes of --seats, such as 100mbit, got nothing")
     else:
@@ -209,40 +212,47 @@ def planned(
     return apply(found.plan, config)
 
 
+def candidates(config: Config, count: int) -> dict[tuple[int, ...], Plan]:
+    """Partitions with a high planned throughput, the quickest first: for each number of workers the best one, and
+    those around them, a cut moved by a block at a time.
+
+    Args:
+        config: the settings; ``resources.workers`` says how many workers there may be.
+        count: how many at most.
+
+    Returns:
+        Plans by their cuts.
+
+    Raises:
+        InputError: something that was given cannot be used, or nothing fits.
+    """
+    most = config.resources.workers or len(os.sched_getaffinity(0))
+    found = search(Request(config=config, seats=(Seat(),) * most, codecs=(config.channel.codec,)))
+    planner = found.planner
+    plans = {plan.cuts: plan for plan in (found.plan, *found.others.values())}
+    left = sorted(plans.values(), key=lambda plan: plan.pace_s)
+    while left and len(plans) < NEIGHBOURS * count:
+        around = left.pop(0)
+        for cuts in _moved(around.cuts, planner.num_blocks):
+            if cuts not in plans:
+                plans[cuts] = planner.of_cuts(cuts, [piece.seat for piece in around.pieces])
+                left.append(plans[cuts])
+    return {plan.cuts: plan for plan in sorted(plans.values(), key=lambda plan: plan.pace_s)[:count]}
+
+
+def _moved(cuts: tuple[int, ...], num_blocks: int) -> Iterator[tuple[int, ...]]:
+    """One cut a block earlier or later; no stage becomes empty."""
+    bounds = (0, *cuts, num_blocks)
+    for place in range(len(cuts)):
+        for cut in (cuts[place] - 1, cuts[place] + 1):
+            if bounds[place] < cut < bounds[place + 2]:
+                yield (*cuts[:place], cut, *cuts[place + 1 :])
+
+
 def as_before(config: Config, before: Config) -> Config:
     """A run that goes on keeps the plan that it began with."""
     model = {"stages": before.model.stages, "cuts": before.model.cuts}
     return config.model_copy(update={"model": config.model.model_copy(update=model)})
-
-
-def take_several(arguments: Sequence[str], names: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """A command's own options with all words up to the next option, and all other arguments."""
-    options: dict[str, list[str]] = {}
-    others: list[str] = []
-    into = others
-    for word in arguments:
-        name, is_joined, value = word.partition("=")
-        if word.startswith("--"):
-            into = options.setdefault(name, []) if name in names else others
-            if name in names:
-                into += [value] if is_joined else []
-                continue
-        into.append(word)
-    return options, others
-
-
-def size_of(text: str, where: str, units: dict[str, float]) -> float:
-    """A number with its unit.
-
-    Raises:
-        InputError: it is none; ``where`` names the option.
-    """
-    lower = text.lower()
-    for unit, factor in units.items():
-        number = lower.removesuffix(unit)
-        if lower.endswith(unit) and number.replace(".", "", 1).isdigit() and float(number) > 0:
-            return float(number) * factor
-    raise InputError(f"{where}: expected a number with one of {', '.join(units)} behind it, got {text or 'nothing'}")
 
 
 def _check(config: Config) -> None:
@@ -263,7 +273,7 @@ def _seat(word: str, memory_bytes: float) -> Seat:
         speed = 0.0
     if not node or len(more) > 2 or speed <= 0:
         raise InputError(f"--seats: expected NODE, NODE:SPEED or NODE:SPEED:MEMORY, such as here:0.5:2gb, got {word}")
-    own = size_of(more[1], "--seats", _BYTES) if len(more) == 2 else memory_bytes
+    own = quantity(more[1], "--seats", _BYTES) if len(more) == 2 else memory_bytes
     return Seat(node=node, speed=speed, memory_bytes=own)
 
 

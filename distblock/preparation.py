@@ -6,15 +6,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from distblock import runs
 from distblock.config import Config
 from distblock.data.dataset import DataSet, open_data
 from distblock.errors import InputError
+from distblock.init_from import initial_weights, settled
 from distblock.learning.blueprint import LABEL_BYTES, Blueprint, Build, Problem, draw_blueprint
 from distblock.learning.host import HostSpec
-from distblock.learning.initial import initial_state
 from distblock.messages import Inputs, Item
-from distblock.runs import RunDirectory, State
+from distblock.runs import State
 from distblock.runtime import driver
 from distblock.schedule.course import AllAtOnce, Course, OneByOne
 from distblock.schedule.laps import Cell, Laps, Room, choose_inputs
@@ -66,11 +65,14 @@ def prepare(
     Args:
         config: the settings.
         model, dataset: the user's own, where they were given in Python.
-        needs_initial: whether the weights to start from are read; a run that goes on has its own.
+        needs_initial: whether the weights to start from are read, and what follows from them is written out in the
+            settings; a run that goes on has its own.
 
     Raises:
         InputError: something that was given cannot be used.
     """
+    if needs_initial:
+        config = settled(config, dataset=dataset)
     data = open_data(config.data, seed=config.seed, dataset=dataset)
     info = data.info
     problem = Problem(in_channels=info.channels, image_size=info.image_size, num_classes=info.num_classes)
@@ -87,11 +89,7 @@ def prepare(
     )
     _check_shares(config, plan)
     room = _room(config, blueprint, plan) if config.regime.one_by_one else None
-    initial = (
-        initial_state(read_initial(config.model.init_from), blueprint)
-        if config.model.init_from and needs_initial
-        else {}
-    )
+    initial = initial_weights(config, info, blueprint) if needs_initial else {}
     return Prepared(
         config=config, data=data, problem=problem, blueprint=blueprint, plan=plan, room=room, initial=initial
     )
@@ -194,22 +192,6 @@ def _room(config: Config, blueprint: Blueprint, plan: StreamPlan) -> Room:
         )
     except ValueError as error:
         raise InputError(str(error)) from None
-
-
-def read_initial(location: str) -> dict[str, Any]:
-    """Weights to start from: a run directory's final ones, or a safetensors file with the network's own names.
-
-    Returns:
-        Arrays by name: ``network.<name>`` and ``classifier.<stage>.<name>``.
-
-    Raises:
-        InputError: there is nothing there, or it is damaged.
-    """
-    if location.endswith(".safetensors"):
-        folder, _, name = location.rpartition("/")
-        content = RunDirectory.at(folder or ".").read(name)
-        return {f"network.{key}": array for key, array in runs.load_weights(content, origin=location).items()}
-    return runs.flatten(runs.read_weights(RunDirectory.at(location)))
 
 
 def about(prepared: Prepared) -> dict[str, Any]:

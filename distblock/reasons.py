@@ -7,8 +7,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 from distblock.errors import InputError
+from distblock.metrics.exporter import STATUS_PATH
 from distblock.report.calibration import Recording, recording
 from distblock.report.verdict import Verdict, judge
 from distblock.report.words import sentences, standing_sentences
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
     from distblock.config import Config
     from distblock.runs import RunDirectory
 
+ANSWER_S = 10.0
+"""Seconds within which an exporter has to answer."""
+
 
 def why(directory: RunDirectory, *, as_json: bool = False) -> str:
     """What to print.
@@ -28,12 +34,39 @@ def why(directory: RunDirectory, *, as_json: bool = False) -> str:
         InputError: there is no run, it was not recorded, or its regime cannot be replayed.
     """
     if directory.exists(STATUS) and not directory.exists(SUMMARY):
-        status = directory.read_json(STATUS)
-        return json.dumps(status, indent=2) if as_json else "\n".join(standing_sentences(status, now_s=time.time()))
+        return _told(directory.read_json(STATUS), as_json=as_json)
     verdict = judge_run(directory)
     if as_json:
         return json.dumps({**asdict(verdict), "is_rough": verdict.is_rough}, indent=2)
     return "\n".join(sentences(verdict))
+
+
+def why_at(url: str, *, as_json: bool = False) -> str:
+    """The same of a run under way, from its exporter.
+
+    Args:
+        url: where the exporter serves, such as ``http://127.0.0.1:9400``.
+        as_json: instead of sentences.
+
+    Raises:
+        InputError: nobody answers there, no exporter of a run does, or the run has not begun.
+    """
+    where = f"{url.rstrip('/').removesuffix('/metrics')}{STATUS_PATH}"
+    try:
+        with urlopen(where, timeout=ANSWER_S) as answer:
+            status = json.load(answer)
+    except HTTPError as error:
+        begins = "; its workers are not ready yet: try again" if error.code == 503 else ""
+        raise InputError(f"why: expected a run's exporter at {url}, got {error.code} {error.reason}{begins}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"why: expected a run's exporter (--metrics.port) at {url}, got: {error}; or name its directory"
+        ) from None
+    return _told(status, as_json=as_json)
+
+
+def _told(status: Mapping[str, Any], *, as_json: bool) -> str:
+    return json.dumps(status, indent=2) if as_json else "\n".join(standing_sentences(status, now_s=time.time()))
 
 
 def judge_run(directory: RunDirectory) -> Verdict:

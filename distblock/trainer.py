@@ -19,7 +19,9 @@ from distblock.callbacks import Callbacks
 from distblock.config import Config, make_config
 from distblock.errors import InputError, StageError, WorkerLostError
 from distblock.flags import merge
+from distblock.init_from import as_settled
 from distblock.learning.blueprint import Build
+from distblock.loggers import Loggers
 from distblock.preparation import Prepared, about, make_job, prepare, resolve
 from distblock.report.monitor import Monitor, OnEvaluation
 from distblock.report.summary import summarize
@@ -89,6 +91,7 @@ class BlockTrainer:
                 stack.enter_context(directory.owned())
                 check_not_ended(directory)
                 before = directory.read_config()
+                self.config = as_settled(self.config, before)
                 if self.config.model.stages == "auto":
                     self.config = plans.as_before(self.config, before)
                 check_changes(before, self.config)
@@ -98,6 +101,7 @@ class BlockTrainer:
                 )
             needs_initial = not (is_resumed and list_checkpoints(directory))
             prepared = prepare(self.config, model=self._model, dataset=self._dataset, needs_initial=needs_initial)
+            self.config = prepared.config
             job = make_job(prepared, run=directory.name, model=self._model, dataset=self._dataset)
             if self.config.executor == "ray":
                 driver.check(job)
@@ -106,6 +110,7 @@ class BlockTrainer:
     def _fit(self, prepared: Prepared, job: driver.Job, stack: ExitStack, *, is_resumed: bool) -> Result:
         directory = self.run_directory
         patience = Patience(self.config.regime.patience)
+        loggers = stack.enter_context(Loggers(self.config, run=directory.name, note=self._console.print))
         with Monitor(
             self.config,
             run=directory.name,
@@ -114,7 +119,7 @@ class BlockTrainer:
             patience=patience,
             console=self._console,
             on_evaluation=self._on_evaluation,
-            on_figures=self._callbacks.report if self._callbacks.are_any else None,
+            on_figures=[each.report for each in (self._callbacks, loggers) if each.are_any],
             keep_standing=directory.keep_standing if directory.is_local else None,
         ) as monitor:
             is_new = False
@@ -150,6 +155,7 @@ class BlockTrainer:
                 driver_busy_s=monitor.driver_busy_s,
                 driver_calls=monitor.driver_calls,
             )
+        loggers.conclude(summary)
         manifest = {**about(prepared), **_figures(summary)}
         # A run with a summary has ended: nobody would go on with it.
         if keeper.write(runs.FINAL, lambda: runs.write_weights(directory, outcome.state, manifest)):

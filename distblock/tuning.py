@@ -15,13 +15,16 @@ from rich.table import Table
 from distblock.config import Config, dump_config, make_config
 from distblock.errors import InputError, RunFailedError
 from distblock.flags import merge, read_settings, take_options, whole_number
+from distblock.planning.layout import Plan
+from distblock.plans import candidates
 from distblock.runtime.search import Range, Report, Trial, search
 from distblock.trainer import BlockTrainer
 
 HELP = """usage: distblock tune --search KEY=RANGE [--search KEY=RANGE ...] [--trials N] [--grace N] [--folder DIR]
                       [--config FILE.yaml] [--KEY VALUE ...]
 
-  RANGE            log:LOW:HIGH, uniform:LOW:HIGH or choice:A,B,...
+  RANGE            log:LOW:HIGH, uniform:LOW:HIGH or choice:A,B,...; for model.cuts also plan:N, the N partitions with
+                   the highest planned throughput: which of them is accurate, too
                    e.g. objective.tau=log:0.3:30, optimizer.lr=log:0.005:0.1, regime.laps=choice:1,2,5,
                    model.stages=choice:2,3,blocks
   --trials N       settings that are tried (default 8), each on one CPU by the plain loop
@@ -39,10 +42,13 @@ def main(arguments: Sequence[str]) -> None:
         return
     given, rest = take_options(arguments, OPTIONS)
     values = merge(read_settings(rest), {"executor": "local"})
-    space = dict(_range(text) for text in given.get("--search", []))
     options = DEFAULTS | {name: each[-1] for name, each in given.items()}
     folder = Path(options["--folder"])
-    config = _check(values, space)
+    ranges, counts = _split(given.get("--search", []))
+    config = _check(values, ranges, is_planned=bool(counts))
+    plans = {} if not counts else candidates(config, counts[-1])
+    planned = {"model.cuts": Range(kind="choice", values=tuple(list(cuts) for cuts in plans))} if plans else {}
+    space = {**ranges, **planned}
     trials = search(
         partial(run_trial, values, str(folder.resolve()), str(Path.cwd())),
         space,
@@ -52,7 +58,7 @@ def main(arguments: Sequence[str]) -> None:
         address=config.address,
         seed=config.seed,
     )
-    Console(width=None if sys.stdout.isatty() else 120).print(_table(trials))
+    Console(width=None if sys.stdout.isatty() else 120).print(_table(trials, plans))
     best = trials[0]
     if best.accuracy is None:
         raise RunFailedError(f"tune: all trials failed, the first with: {best.error}")
@@ -99,9 +105,23 @@ def lay(values: dict[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _check(values: dict[str, Any], space: Mapping[str, Range]) -> Config:
+def _split(searches: Sequence[str]) -> tuple[dict[str, Range], list[int]]:
+    """Ranges by key, and how many planned partitions are asked for."""
+    ranges, counts = {}, []
+    for text in searches:
+        key, _, rest = text.partition("=")
+        if rest.startswith("plan:"):
+            if key != "model.cuts":
+                raise InputError(f"tune --search: plan: belongs to model.cuts, got {text!r}")
+            counts.append(whole_number(rest.removeprefix("plan:"), where="tune --search model.cuts=plan:"))
+        else:
+            ranges |= dict([_range(text)])
+    return ranges, counts
+
+
+def _check(values: dict[str, Any], space: Mapping[str, Range], *, is_planned: bool) -> Config:
     """Every setting and bound is allowed by itself."""
-    if not space:
+    if not (space or is_planned):
         raise InputError("tune: expected --search KEY=RANGE at least once; see distblock tune --help")
     if "run_dir" in values:
         raise InputError("tune: expected no run_dir, since each trial has its own; set --folder")
@@ -127,13 +147,14 @@ def _range(text: str) -> tuple[str, Range]:
     return key, Range(kind="log" if kind == "log" else "uniform", values=(low, high))
 
 
-def _table(trials: Sequence[Trial]) -> Table:
+def _table(trials: Sequence[Trial], plans: Mapping[tuple[int, ...], Plan]) -> Table:
     table = Table(title="trials, the best by validation first")
     keys = sorted(trials[0].values)
-    for heading in (*keys, "validation accuracy", "evaluations", ""):
+    for heading in (*keys, "validation accuracy", "evaluations", *(["planned samples/s"] if plans else []), ""):
         table.add_column(heading, justify="right")
     for trial in trials:
         settings = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in map(trial.values.get, keys)]
         accuracy = "-" if trial.accuracy is None else f"{100 * trial.accuracy:.2f} %"
-        table.add_row(*settings, accuracy, str(trial.reports), (trial.error or "")[:60])
+        planned = [f"{plans[tuple(trial.values['model.cuts'])].samples_per_s:.0f}"] if plans else []
+        table.add_row(*settings, accuracy, str(trial.reports), *planned, (trial.error or "")[:60])
     return table

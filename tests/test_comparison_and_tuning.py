@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distblock.comparison import interval, main, run_all
+from distblock.comparison import main, run_all
 from distblock.config import make_config, read_values
 from distblock.errors import InputError, RunFailedError
 from distblock.runtime.search import Range
+from distblock.statistics import interval
 from distblock.tuning import _range, lay
 from distblock.tuning import main as tune
 
@@ -98,15 +99,29 @@ def test_tune_checks_the_bounds_before_it_starts():
         tune(["--search", "objective.label_smoothing=uniform:0:2"])
 
 
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [("model.stages=plan:3", "plan: belongs to model.cuts"), ("model.cuts=plan:no", "expected a number of 1 or more")],
+)
+def test_planned_partitions_that_are_none(search: str, message: str):
+    with pytest.raises(InputError, match=message):
+        tune(["--search", search])
+
+
 @pytest.mark.usefixtures("shared_ray")
 def test_tune_finds_the_better_setting(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    search = "optimizer.lr=choice:0.02,0.000001"
-    tune(["--search", search, "--trials", "4", "--grace", "1", "--folder", "tune", "--regime.epochs", "3"])
-    assert "best by validation: tune/best.yaml" in capsys.readouterr().out
+    searches = ["--search", "optimizer.lr=choice:0.02,0.000001", "--search", "model.cuts=plan:3"]
+    tune([*searches, "--trials", "4", "--grace", "1", "--folder", "tune", "--regime.epochs", "3"])
+    printed = capsys.readouterr().out
+    assert "best by validation: tune/best.yaml" in printed
+    assert "planned samples/s" in printed
     best = make_config(read_values(tmp_path / "tune" / "best.yaml"))
     assert best.optimizer.lr == 0.02
+    assert best.model.cuts is not None
+    # Of three blocks.
+    assert all(0 < cut < 3 for cut in best.model.cuts)
     summaries = [json.loads(path.read_text()) for path in (tmp_path / "tune").glob("*/summary.json")]
     assert summaries

@@ -29,13 +29,17 @@ def test_own_network_and_data(tmp_path: Path):
             )
             assert done.returncode == 0, done.stderr
             commands += 1
-    assert commands == 3
+    assert commands == 4
     for name in ("shapes", "shapes-in-python", "more"):
         summary = json.loads((tmp_path / "runs" / name / "summary.json").read_text())
         assert summary["test_accuracy"] > 0.9
         # The residuals of every stage are seen, of the first one inside its nn.Sequential.
         assert all(stage["transport_cost"] > 0 for stage in summary["stages"])
     assert (tmp_path / "shapes.safetensors").exists()
+    assert (tmp_path / "shapes.onnx").exists()
+    exits = json.loads((tmp_path / "runs" / "three" / "early_exit.json").read_text())
+    assert sorted(exits["class_names"]) == ["cross", "disc", "square"]
+    assert min(exits["classes"]) > 0.5
 
 
 def test_the_notebook_from_top_to_bottom(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,15 @@ def test_a_cifar_resnet_and_torchvisions(tmp_path: Path, small_cifar10: Path):
     check(trained(tmp_path / "cifar", data=data, model={"name": "resnet20"}), tmp_path / "cifar.onnx", count=100)
     model = {"name": "torchvision/resnet18", "stages": 2}
     check(trained(tmp_path / "vision", data=data, model=model), tmp_path / "vision.onnx", count=20)
+
+
+def test_the_documentations_own_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    text = (Path(__file__).parents[1] / "docs" / "own_network_and_data.md").read_text()
+    [code] = re.findall(r"^```python\n# shapes.py\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    (tmp_path / "shapes.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    run = trained(tmp_path / "run", data={"name": "shapes:load"}, model={"name": "shapes:build"})
+    check(run, tmp_path / "model.onnx", count=1000)
 
 
 def test_what_cannot_be_is_named(tmp_path: Path):

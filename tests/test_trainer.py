@@ -248,7 +248,7 @@ def test_ray_trains_callbacks_hear_every_evaluation_of_every_stage(tmp_path: Pat
         last = [each for each in heard.figures if f"stages/{index}/validation_accuracy" in each][-1]
         assert last[f"stages/{index}/validation_accuracy"] == pytest.approx(stage["val_accuracy"])
         assert last["epoch"] == 1
-        name = "data->0" if index == 0 else f"{index - 1}->{index}"
+        name = "data-to-0" if index == 0 else f"{index - 1}-to-{index}"
         assert last[f"edges/{name}/payload_bytes"] > 0
 
 

@@ -22,6 +22,7 @@ BENCHMARKS = {
     "faults": "faults",
     "recovery": "recovery",
     "scaling": "scaling",
+    "new-classes": "new_classes",
 }
 """Module of each, by name; its ``main`` takes the remaining arguments. Imported when asked for: some of their processes
 are to be small."""

@@ -66,8 +66,8 @@ def measure(
     rounds: int,
     folder: Path,
     rivals: Callable[[Start], Mapping[str, float]],
-) -> dict[str, list[Round]]:
-    """Rounds, all links in turn in each, by what a link is.
+) -> Iterator[tuple[str, Round]]:
+    """Rounds, all links in turn in each, with what the link is.
 
     Args:
         links: them.
@@ -76,12 +76,9 @@ def measure(
         folder: with the rivals' batches.
         rivals: measures them, given where their processes start.
     """
-    found: dict[str, list[Round]] = {}
     for _ in range(rounds):
         for link in links:
-            name, figures = _round(link, settings, folder, rivals)
-            found.setdefault(name, []).append(figures)
-    return found
+            yield _round(link, settings, folder, rivals)
 
 
 def _round(

@@ -7,7 +7,9 @@ another algorithm. That is the comparison: what a user's samples per second are.
 
 from __future__ import annotations
 
+import json
 import statistics
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -76,6 +78,8 @@ class Options(Outputs):
     """with --hosts: of every host's link, as tc writes it; none: as fast as memory is copied"""
     delay_ms: tuple[float, ...] = (0.0,)
     """with --hosts: milliseconds from host to host, each way; several are measured in turn"""
+    log: str | None = None
+    """write every round as a line of JSON here as it ends: nothing is lost if the rest is cut short"""
 
     @property
     def processes(self) -> int:
@@ -113,11 +117,15 @@ def main(arguments: Sequence[str]) -> None:
         rivals = line_up(_settings(options), _choice(options), folder=Path(name))
         if options.hosts:
             links = [linked.Link(rate=options.rate, delay_ms=delay_ms) for delay_ms in options.delay_ms]
-            by_link = linked.measure(
+            found = linked.measure(
                 links, _settings(options), rounds=options.rounds, folder=Path(name), rivals=rivals.measure
             )
         else:
-            by_link = {HERE: [_round(options, rivals) for _ in range(options.rounds)]}
+            found = ((HERE, _round(options, rivals)) for _ in range(options.rounds))
+        by_link: dict[str, list[Round]] = {}
+        for link, figures in found:
+            by_link.setdefault(link, []).append(figures)
+            _tell(options, link, figures)
     for link, rounds in by_link.items():
         console.print(make_table(_title(options, link), rounds, _shown(rivals, rounds), ours=options.ours))
     if not options.hosts:
@@ -126,6 +134,14 @@ def main(arguments: Sequence[str]) -> None:
     for rival, error in rivals.errors.items():
         console.print(escape(f"{rival}: {error}"))
     conclude("pipeline", options, make_outcome(options, rivals, by_link))
+
+
+def _tell(options: Options, link: str, figures: Round) -> None:
+    """A round is over: it took minutes, and there are more."""
+    print(f"{link}: {', '.join(f'{name} {value:.0f}' for name, value in figures.items())}", file=sys.stderr)
+    if options.log is not None:
+        with Path(options.log).open("a") as file:
+            file.write(f"{json.dumps({'link': link, **figures})}\n")
 
 
 def _check(options: Options) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from distblock.config import DataConfig
 from distblock.data.parquet import ParquetSource, locate
-from distblock.data.sources import ArraySource, Source, UserSource
+from distblock.data.sources import ArraySource, Source, UserSource, decode
 from distblock.errors import DataError
 from distblock.imports import import_callable
 from distblock.messages import Part
@@ -109,13 +109,7 @@ class _FolderSource(UserSource):
         return str(self._dataset.samples[index][0])
 
     def image(self, index: int) -> Image.Image | Tensor:
-        path = self._dataset.samples[index][0]
-        try:
-            image = Image.open(path)
-            image.load()
-        except (OSError, SyntaxError) as error:
-            raise DataError(f"{path}: expected an image, got a file that does not decode: {error}") from None
-        return image
+        return decode(self._dataset.samples[index][0], self.where(index))
 
 
 def _folder(config: DataConfig) -> Sources:

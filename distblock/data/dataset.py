@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from distblock.config import DataConfig
-from distblock.data.collections import open_sources
+from distblock.data.classes import choose_classes, few
+from distblock.data.collections import Sources, open_sources
 from distblock.data.sources import Source
 from distblock.data.split import generator, stratified, windowed_order
 from distblock.errors import DataError
@@ -234,15 +235,29 @@ def open_data(
     Raises:
         DataError: it cannot be used; one line names the file, the row and what was expected.
     """
-    sources = open_sources(config, dataset)
-    class_names = _class_names(sources["train"])
-    for part, source in sources.items():
-        _check_labels(source, class_names)
-        _check_seen(part, source, sources["train"], class_names)
-    portions = _divide(config, seed, sources)
+    sources, class_names = open_classes(config, dataset)
+    if len(alone := np.unique(sources["train"].labels)) == 1 and not config.absent_classes:
+        raise DataError(f"data: expected two classes or more, got label {alone[0]} for every training sample")
+    if not config.train_classes:
+        for part, source in sources.items():
+            _check_seen(part, source, sources["train"], class_names)
+    portions = _divide(config, seed, sources, class_names)
     if info is None:
         info = _describe(config, class_names, portions, whole=_divide_training(sources, config, seed)["train"])
     return DataSet(config, seed=seed, info=info, portions=portions)
+
+
+def open_classes(config: DataConfig, dataset: Callable[..., Any] | None) -> tuple[Sources, tuple[str, ...]]:
+    """The sources of a data set, and what their labels are called; no image is read.
+
+    Raises:
+        DataError: as for `open_data`.
+    """
+    sources = open_sources(config, dataset)
+    names = _class_names(sources["train"])
+    for source in sources.values():
+        _check_labels(source, names)
+    return choose_classes(sources, config, names)
 
 
 def _divide_training(sources: Mapping[Part, Source], config: DataConfig, seed: int) -> dict[Part, np.ndarray]:
@@ -260,11 +275,15 @@ def _divide_training(sources: Mapping[Part, Source], config: DataConfig, seed: i
     return {**taken, "train": rest}
 
 
-def _divide(config: DataConfig, seed: int, sources: Mapping[Part, Source]) -> dict[Part, _Portion]:
+def _divide(
+    config: DataConfig, seed: int, sources: Mapping[Part, Source], class_names: tuple[str, ...]
+) -> dict[Part, _Portion]:
     divided = _divide_training(sources, config, seed)
     train = divided["train"]
     if config.fraction < 1:
         train = train[stratified(sources["train"].labels[train], config.fraction, generator(seed, "fraction"))]
+    if config.train_classes or config.per_class:
+        train = train[few(sources["train"].labels[train], config, class_names, generator(seed, "few"))]
     divided["train"] = train
     portions: dict[Part, _Portion] = {
         part: _Portion(source=sources["train"], indices=indices) for part, indices in divided.items()
@@ -293,27 +312,38 @@ def _describe(
             for index in evenly.tolist()
         ]
 
-    images = scaled(torch.stack(read(source, whole, STATISTICS_SAMPLES))).double()
+    mean, std = _statistics(config, scaled(torch.stack(read(source, whole, STATISTICS_SAMPLES))).double())
     for part in ("validation", "test"):
         read(portions[part].source, portions[part].indices, TRIAL_SAMPLES)
-    std = images.std(dim=(0, 2, 3), correction=0)
     return DataInfo(
         channels=channels,
         image_size=image_size,
         class_names=class_names,
-        mean=tuple(images.mean(dim=(0, 2, 3)).tolist()),
-        std=tuple(torch.where(std > 1e-6, std, torch.ones_like(std)).tolist()),
+        mean=mean,
+        std=std,
         num_train=len(portions["train"].indices),
         num_validation=len(portions["validation"].indices),
         num_test=len(portions["test"].indices),
     )
 
 
+def _statistics(config: DataConfig, images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each channel: as they are given, or else of these images."""
+    channels = images.shape[1]
+    if config.mean is not None and config.std is not None:
+        for key, values in (("mean", config.mean), ("std", config.std)):
+            if len(values) != channels:
+                raise DataError(f"data.{key}: expected a number for each of {channels} channels, got {len(values)}")
+        return config.mean, config.std
+    std = images.std(dim=(0, 2, 3), correction=0)
+    return tuple(images.mean(dim=(0, 2, 3)).tolist()), tuple(
+        torch.where(std > 1e-6, std, torch.ones_like(std)).tolist()
+    )
+
+
 def _class_names(train: Source) -> tuple[str, ...]:
     if not len(train.labels):
         raise DataError("data: expected training samples, got none")
-    if len(np.unique(train.labels)) < 2:
-        raise DataError(f"data: expected two classes or more, got label {train.labels[0]} for every training sample")
     if train.class_names is not None:
         return train.class_names
     return tuple(str(label) for label in range(int(train.labels.max()) + 1))

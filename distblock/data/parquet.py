@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 from pyarrow import fs
 
+from distblock.data.sources import decode
 from distblock.errors import DataError
 
 IMAGE_COLUMNS = ("img", "image")
@@ -58,14 +59,8 @@ class ParquetSource:
         """
         group = int(np.searchsorted(self._starts, index, side="right")) - 1
         value = self._read_group(group)[index - int(self._starts[group])].as_py()
-        try:
-            image = Image.open(io.BytesIO(value["bytes"]))
-            image.load()
-        except (OSError, SyntaxError, TypeError, KeyError) as error:
-            raise DataError(
-                f"{self.where(index)}: expected an encoded image, got one that does not decode: {error}"
-            ) from None
-        return image
+        content = (value or {}).get("bytes") or b""
+        return decode(io.BytesIO(content), self.where(index))
 
     def where(self, index: int) -> str:
         """File and row."""

@@ -45,6 +45,24 @@ class Source(Protocol):
         ...
 
 
+def decode(encoded: Any, where: str) -> Image.Image:
+    """An encoded image.
+
+    Args:
+        encoded: path or file.
+        where: how to name it in an error.
+
+    Raises:
+        DataError: it does not decode.
+    """
+    try:
+        image = Image.open(encoded)
+        image.load()
+    except (OSError, SyntaxError) as error:
+        raise DataError(f"{where}: expected an encoded image, got one that does not decode: {error}") from None
+    return image
+
+
 @dataclass(frozen=True, kw_only=True)
 class ArraySource:
     """Images in memory.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from distblock.data.dataset import DataInfo, Images, colours, read_image, scaled
 from distblock.data.parquet import ParquetSource, locate
+from distblock.data.sources import decode
 from distblock.errors import DataError
 
 SUFFIXES = tuple(sorted(set(Image.registered_extensions())))
@@ -42,12 +43,7 @@ class ImageFiles:
         Raises:
             DataError: it does not decode.
         """
-        try:
-            image = Image.open(self._paths[index])
-            image.load()
-        except (OSError, SyntaxError) as error:
-            raise DataError(f"{self._paths[index]}: expected an image, got one that does not decode: {error}") from None
-        return image
+        return decode(self._paths[index], self.where(index))
 
     def where(self, index: int) -> str:
         """Its path."""

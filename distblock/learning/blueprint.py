@@ -89,6 +89,7 @@ def draw_blueprint(config: Config, problem: Problem, *, build: Build | None = No
     costs = count_costs(blocks, example)
     partition = make_partition(config.model, costs)
     _check_edges(config.channel.edge_codecs, partition)
+    _check_frozen(config.model.freeze_before, partition)
     entering = [example, *(leaving[cut - 1] for cut in partition.cuts)]
     classified = tuple(tuple(main_tensor(leaving[stage.stop - 1]).shape[1:]) for stage in partition.stages)
     states = [
@@ -133,6 +134,14 @@ def _check_edges(edge_codecs: Mapping[int, str], partition: Partition) -> None:
         raise InputError(
             f"channel.edge_codecs: expected stages from 1 to {partition.num_stages - 1}, which edges enter, got"
             f" {unknown[0]}"
+        )
+
+
+def _check_frozen(freeze_before: int, partition: Partition) -> None:
+    if freeze_before > partition.num_stages:
+        raise InputError(
+            f"model.freeze_before: expected 0 to {partition.num_stages}, which is the number of stages, got"
+            f" {freeze_before}"
         )
 
 

@@ -13,6 +13,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,6 +91,9 @@ class Stage:
         self.module = nn.ModuleDict({"network": _nest(blocks), "classifier": classifier}).to(device)
         if config.model.channels_last:
             self.module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.is_frozen = index < config.model.freeze_before
+        if self.is_frozen:
+            self.module["network"].requires_grad_(False)
         self.tau = stage_tau(config.objective.tau, varying=config.objective.varying, stage=index, num_stages=num_stages)
         self._label_smoothing = config.objective.label_smoothing
         self._clip_norm = config.optimizer.clip_norm
@@ -106,7 +110,7 @@ class Stage:
         self._warmup_steps = round(config.optimizer.warmup_epochs * steps_per_epoch)
         self._num_steps = steps_per_epoch * config.regime.total_epochs(index)
         self._multiplier = _multiplier(config, index, self.tau)
-        self.optimizer = build_optimizer(self.module.parameters(), config.optimizer)
+        self.optimizer = build_optimizer(self._trained.values(), config.optimizer)
         self._scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         self._replicas = replicas or AllHere()
         self._averaging = Averaging(self.module, self._replicas) if self._replicas.count > 1 else None
@@ -130,6 +134,8 @@ class Stage:
         self._begin_lap(item.lap)
         starts_batch = self._begin_batch(item)
         self.module.train()
+        if self.is_frozen:
+            self.module["network"].eval()
         features = self._arrange(features)
         versions = versions_of(features)
         passes = self._forward_to_train(item, features, labels)
@@ -185,13 +191,12 @@ class Stage:
         counters, lambda and the loss's scale; on the host."""
         state = {f"weight/{name}": tensor for name, tensor in self.state().items()}
         # By name, so that it can go on in a stage that is cut elsewhere.
-        for name, parameter in self.module.named_parameters():
+        for name, parameter in self._trained.items():
             # In the middle of a batch there are gradients too.
             if parameter.grad is not None:
                 state[f"gradient/{name}"] = parameter.grad.detach().cpu()
             for key, value in self.optimizer.state.get(parameter, {}).items():
-                if isinstance(value, Tensor):
-                    state[f"optimizer.{key}/{name}"] = value.detach().cpu()
+                state[f"optimizer.{key}/{name}"] = value.detach().cpu()
         multiplier = 0.0 if self._multiplier is None else self._multiplier.value
         state["counters"] = torch.tensor([self.lap, self.updates, self._lap_updates, self._position])
         scaler = self._scaler.state_dict()
@@ -202,16 +207,17 @@ class Stage:
     def load_training_state(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what `training_state` gave; of what is missing, the stage keeps its own."""
         self.load({key.removeprefix("weight/"): t for key, t in state.items() if key.startswith("weight/")})
-        parameters = dict(self.module.named_parameters())
-        places = {name: index for index, name in enumerate(parameters)}
-        moments: dict[int, dict[str, Tensor]] = {}
+        parameters = self._trained
+        moments: dict[str, dict[str, Tensor]] = {}
         for key, tensor in state.items():
             what, _, name = key.partition("/")
             if what == "gradient":
                 parameters[name].grad = tensor.to(self.device)
             elif what.startswith("optimizer."):
-                moments.setdefault(places[name], {})[what.removeprefix("optimizer.")] = tensor
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+                moments.setdefault(name, {})[what.removeprefix("optimizer.")] = tensor
+        self.optimizer.state.clear()
+        for name, kept in moments.items():
+            self.optimizer.load(parameters[name], kept)
         self.lap, self.updates, self._lap_updates, self._position = (int(value) for value in state["counters"])
         multiplier, scale, growth = state["scalars"].tolist()
         if self._multiplier is not None:
@@ -219,6 +225,11 @@ class Stage:
         if self._scaler.is_enabled():
             values = {**self._scaler.state_dict(), "scale": scale, "_growth_tracker": int(growth)}
             self._scaler.load_state_dict(values)
+
+    @property
+    def _trained(self) -> dict[str, nn.Parameter]:
+        """The weights that the optimizer knows, by name: those that ask for a gradient."""
+        return {name: each for name, each in self.module.named_parameters() if each.requires_grad}
 
     def _begin_lap(self, lap: int) -> None:
         if lap == self.lap:
@@ -230,7 +241,7 @@ class Stage:
     def _begin_batch(self, item: Item) -> bool:
         """Whether the microbatch is its batch's first; the learning rate follows the place in the stream, so that it
         is the same for stages that have taken fewer steps, or more."""
-        if any(parameter.grad is not None for parameter in self.optimizer.param_groups[0]["params"]):
+        if self.optimizer.has_gradients:
             return False
         position = item.epoch * self._steps_per_epoch + item.first_sample // self._batch_size
         self._position = max(self._position, position)
@@ -324,12 +335,12 @@ class Stage:
             raise ValueError("a block wrote to its input in place; make the operation out of place")
 
     def _step(self) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._lr
+        self.optimizer.lr = self._lr
+        scaled: Any = self.optimizer  # to the scaler it is one of torch's
         if self._clip_norm is not None:
-            self._scaler.unscale_(self.optimizer)
+            self._scaler.unscale_(scaled)
             nn.utils.clip_grad_norm_(self.module.parameters(), self._clip_norm)
-        self._scaler.step(self.optimizer)
+        self._scaler.step(scaled)
         self._scaler.update()
         self.optimizer.zero_grad()
         self.updates += 1

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from distblock.messages import Departure, Failure, Item, Part, StageReport, WorkerReport
+from distblock.metrics.histogram import Histogram
 from distblock.metrics.hops import EdgeSums, HopSums, SizeClass
 from distblock.metrics.staleness import Staleness, StalenessSums
 
@@ -220,6 +221,11 @@ class Account:
         totals = [self.stage_totals(stage).num_samples for stage in range(self.num_stages)]
         return round(sum(totals) / self.num_stages)
 
+    @property
+    def samples_passed(self) -> int:
+        """Samples that the first stage has trained on or been evaluated with, all passes together."""
+        return sum(sums.num_samples for (stage, _, _), sums in self._passes.items() if stage == 0)
+
     def stage_pass(self, stage: int, epoch: int, part: Part) -> PassSums | None:
         """A copy of the sums of a pass, finished or running; None if it has not begun."""
         sums = self._passes.get((stage, epoch, part))
@@ -255,6 +261,15 @@ class Account:
     def edges(self) -> list[EdgeSums]:
         """A copy of the sums of each edge, the edge from the data first."""
         return self._hops.copy()
+
+    def durations(self) -> list[Histogram]:
+        """A copy of what hops of each edge took, the edge from the data first."""
+        found = []
+        for edge in range(self.num_stages):
+            found.append(Histogram())
+            for size in self.sizes(edge):
+                found[-1].merge(size.seconds)
+        return found
 
     def sizes(self, edge: int) -> list[SizeClass]:
         """The hops of an edge by size, the smallest first."""

@@ -10,11 +10,12 @@ every counter whose labels are known begins at 0, and what never happens can be 
 
 from __future__ import annotations
 
+import json
 import threading
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import get_args
+from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -27,6 +28,9 @@ from distblock.metrics.accounting import PassSums
 from distblock.metrics.catalogue import BOUNDS_S, CATALOGUE, Metric
 from distblock.metrics.hops import Hop, HopMatcher, edge_name
 from distblock.metrics.staleness import Staleness
+
+STATUS_PATH = "/status"
+"""Where the exporter tells what workers are at; metrics are anywhere else."""
 
 
 class Exporter:
@@ -57,6 +61,25 @@ class Exporter:
                 f"metrics.port: expected a free port on {host}, got {port} ({error.strerror or error});"
                 " choose another, or 0 for any free one"
             ) from None
+
+        self._standing: bytes | None = None
+        self._server.set_app(self._answering(self._server.get_app()))
+
+    def _answering(self, metrics: Any) -> Any:
+        """An application that tells what workers are at, too."""
+
+        def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+            if environ.get("PATH_INFO") != STATUS_PATH:
+                return metrics(environ, start_response)
+            status = "503 Service Unavailable" if self._standing is None else "200 OK"
+            start_response(status, [("Content-Type", "application/json")])
+            return [self._standing or b"{}"]
+
+        return application
+
+    def set_standing(self, status: Mapping[str, Any]) -> None:
+        """Say what each worker is at now: the content of ``status.json``; told at `STATUS_PATH`."""
+        self._standing = json.dumps(status).encode()
 
     @property
     def port(self) -> int:

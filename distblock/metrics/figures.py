@@ -19,7 +19,7 @@ def stage_figures(account: Account, *, stage: int, epoch: int) -> dict[str, floa
 
     Returns:
         ``epoch``; ``stages/<stage>/<column of metrics.parquet>``, those of the epoch that have a value; and
-        ``edges/<name>/<column of hops.parquet>``, sums so far of the edge that enters the stage.
+        ``edges/<from>-to-<to>/<column of hops.parquet>``, sums so far of the edge that enters the stage.
     """
     figures: dict[str, float] = {"epoch": epoch}
     for row in account.rows():
@@ -27,5 +27,6 @@ def stage_figures(account: Account, *, stage: int, epoch: int) -> dict[str, floa
             values = {name: value for name, value in asdict(row).items() if name not in ("stage", "epoch")}
             figures |= {f"stages/{stage}/{name}": value for name, value in values.items() if value is not None}
     edge = account.edges()[stage]
-    figures |= {f"edges/{edge.name}/{name}": getattr(edge, name) for name in OF_EDGES}
+    place = edge.name.replace("->", "-to-")  # neither TensorBoard nor MLflow takes every character
+    figures |= {f"edges/{place}/{name}": getattr(edge, name) for name in OF_EDGES}
     return figures

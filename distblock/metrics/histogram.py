@@ -58,6 +58,18 @@ class Histogram:
         for bucket, count in other.buckets.items():
             self.buckets[bucket] = self.buckets.get(bucket, 0) + count
 
+    def since(self, earlier: Histogram) -> Histogram:
+        """What has been counted since it was as ``earlier``; least and greatest within `ACCURACY`."""
+        buckets = {each: count - earlier.buckets.get(each, 0) for each, count in self.buckets.items()}
+        buckets = {each: count for each, count in buckets.items() if count}
+        return Histogram(
+            count=self.count - earlier.count,
+            sum_s=self.sum_s - earlier.sum_s,
+            min_s=_middle(min(buckets)) if buckets else math.inf,
+            max_s=_middle(max(buckets)) if buckets else 0.0,
+            buckets=buckets,
+        )
+
     def quantile(self, share: float) -> float | None:
         """Seconds that a share of them do not exceed, within `ACCURACY`; None of none.
 

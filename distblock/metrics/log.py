@@ -14,11 +14,12 @@ import pyarrow as pa
 
 from distblock.config import FORMAT_VERSION
 from distblock.metrics.accounting import Account, StageRow
+from distblock.metrics.histogram import Histogram
 from distblock.metrics.hops import EdgeSums
 
 _METADATA = {"format_version": str(FORMAT_VERSION)}
 _BATCH_ROWS = 4096
-_Row = dict[str, float | str]
+_Row = dict[str, float | str | None]
 
 METRICS_SCHEMA = pa.schema(
     [
@@ -37,17 +38,19 @@ METRICS_SCHEMA = pa.schema(
 
 HOPS_COUNTS = ("hops", "payload_bytes", "wire_bytes")
 HOPS_SECONDS = ("encode_s", "put_s", "fetch_s", "decode_s", "exposed_s", "backpressure_s")
+HOPS_QUANTILES = {"min_s": 0.0, "p50_s": 0.5, "p99_s": 0.99, "p999_s": 0.999}
 
 HOPS_SCHEMA = pa.schema(
     [
         ("start_s", pa.float64()),
         ("edge", pa.string()),
         *((name, pa.int64()) for name in HOPS_COUNTS),
-        *((name, pa.float64()) for name in HOPS_SECONDS),
+        *((name, pa.float64()) for name in (*HOPS_SECONDS, *HOPS_QUANTILES)),
     ],
     metadata=_METADATA,
 )
-"""Columns of ``hops.parquet``: start of the interval in seconds since the run's start, the edge's name, and sums."""
+"""Columns of ``hops.parquet``: start of the interval in seconds since the run's start, the edge's name, sums, and
+quantiles of a hop's own seconds at both ends, within 1 %; none where no hop that left its process was over."""
 
 
 def metrics_table(rows: Sequence[StageRow]) -> pa.Table:
@@ -68,14 +71,15 @@ class HopsLog:
         self._interval_s = interval_s
         self._interval = 0
         self._logged: list[EdgeSums] = [] if account is None else account.edges()
+        self._counted: list[Histogram] = [] if account is None else account.durations()
         self._rows: list[_Row] = []
         # A long run has millions of rows, and as Python objects they weigh ten times what they do as columns.
-        self._batches: list[pa.RecordBatch] = [] if before is None else before.cast(HOPS_SCHEMA).to_batches()
+        self._batches: list[pa.RecordBatch] = [] if before is None else _completed(before).to_batches()
 
     def fork(self) -> HopsLog:
         """A copy as it stands, which goes on by itself."""
         other = HopsLog(interval_s=self._interval_s)
-        other._interval, other._logged = self._interval, self._logged
+        other._interval, other._logged, other._counted = self._interval, self._logged, self._counted
         other._rows, other._batches = list(self._rows), list(self._batches)
         return other
 
@@ -89,9 +93,9 @@ class HopsLog:
         interval = int(elapsed_s // self._interval_s)
         if interval == self._interval:
             return
-        edges = account.edges()
-        self._rows += self._changes(edges)
-        self._logged = edges
+        edges, durations = account.edges(), account.durations()
+        self._rows += self._changes(edges, durations)
+        self._logged, self._counted = edges, durations
         self._interval = interval
         if len(self._rows) >= _BATCH_ROWS:
             self._batches.append(pa.RecordBatch.from_pylist(self._rows, schema=HOPS_SCHEMA))
@@ -99,16 +103,27 @@ class HopsLog:
 
     def table(self, account: Account) -> pa.Table:
         """All rows so far, with those of the running interval; an edge has none for an interval without a change."""
-        rows = [*self._rows, *self._changes(account.edges())]
+        rows = [*self._rows, *self._changes(account.edges(), account.durations())]
         last = pa.RecordBatch.from_pylist(rows, schema=HOPS_SCHEMA)
         return pa.Table.from_batches([*self._batches, last], schema=HOPS_SCHEMA)
 
-    def _changes(self, edges: list[EdgeSums]) -> list[_Row]:
+    def _changes(self, edges: list[EdgeSums], durations: list[Histogram]) -> list[_Row]:
         start_s = self._interval * self._interval_s
         before = self._logged or [EdgeSums(name=sums.name) for sums in edges]
+        counted = self._counted or [Histogram() for _ in edges]
         rows: list[_Row] = []
-        for then, now in zip(before, edges, strict=True):
+        for then, now, earlier, taken in zip(before, edges, counted, durations, strict=True):
             changes = {name: getattr(now, name) - getattr(then, name) for name in (*HOPS_COUNTS, *HOPS_SECONDS)}
             if any(changes.values()):
-                rows.append({"start_s": start_s, "edge": now.name, **changes})
+                fresh = taken.since(earlier)
+                quantiles = {name: fresh.quantile(share) for name, share in HOPS_QUANTILES.items()}
+                rows.append({"start_s": start_s, "edge": now.name, **changes, **quantiles})
         return rows
+
+
+def _completed(table: pa.Table) -> pa.Table:
+    """Rows of a run that was begun before there were quantiles have none."""
+    for name in HOPS_SCHEMA.names:
+        if name not in table.schema.names:
+            table = table.append_column(name, pa.nulls(len(table), pa.float64()))
+    return table.cast(HOPS_SCHEMA)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from types import TracebackType
+from typing import Any
 
 import pyarrow as pa
 from rich.console import Console
@@ -64,8 +65,8 @@ class Monitor:
         patience: is told the validation accuracies.
         console: where progress goes.
         on_evaluation: is called with a stage and its validation accuracy, after each evaluation.
-        on_figures: likewise with all its figures, see `distblock.metrics.figures.stage_figures`.
-        keep_standing: is called every few seconds with what each worker is at.
+        on_figures: are called likewise with all its figures, see `distblock.metrics.figures.stage_figures`.
+        keep_standing: is called every few seconds with what each worker is at, as ``status.json`` has it.
 
     Raises:
         InputError: the exporter's port is taken.
@@ -81,8 +82,8 @@ class Monitor:
         patience: Patience,
         console: Console,
         on_evaluation: OnEvaluation | None = None,
-        on_figures: Callable[[Mapping[str, float]], None] | None = None,
-        keep_standing: Callable[[Sequence[Standing]], None] | None = None,
+        on_figures: Sequence[Callable[[Mapping[str, float]], None]] = (),
+        keep_standing: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
         self._on_evaluation = on_evaluation
         self._on_figures = on_figures
@@ -208,8 +209,10 @@ class Monitor:
             self._patience.tell(stage.stage, item.lap, item.epoch, sums.accuracy)
             if self._on_evaluation is not None:
                 self._on_evaluation(stage.stage, sums.accuracy)
-            if self._on_figures is not None:
-                self._on_figures(stage_figures(self.account, stage=stage.stage, epoch=item.epoch))
+            if self._on_figures:
+                figures = stage_figures(self.account, stage=stage.stage, epoch=item.epoch)
+                for tell in self._on_figures:
+                    tell(figures)
             if stage.stage == (self._last_stage if item.stage is None else item.stage):
                 rows = [row for row in self.account.rows() if row.epoch == item.epoch]
                 self._progress.epoch_done(item.epoch, [row for row in rows if item.stage in (None, row.stage)])
@@ -252,9 +255,14 @@ class Monitor:
 
     def record_standing(self, standings: Sequence[Standing]) -> None:
         """What each worker is at: kept where somebody can look, every few seconds."""
-        if self._keep_standing is not None and time.monotonic() - self._kept_s >= STANDING_S:
-            self._kept_s = time.monotonic()
-            self._keep_standing(standings)
+        if time.monotonic() - self._kept_s < STANDING_S:
+            return
+        self._kept_s = time.monotonic()
+        status = {"written_s": time.time(), "workers": [asdict(standing) for standing in standings]}
+        if self._keep_standing is not None:
+            self._keep_standing(status)
+        if self._exporter is not None:
+            self._exporter.set_standing(status)
 
     def set_in_flight(self, edge: int, count: int, num_bytes: int) -> None:
         """What is in flight on an edge now."""

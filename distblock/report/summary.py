@@ -64,6 +64,7 @@ def summarize(
         "replicas": config.replicas,
         "wall_s": wall_s,
         "samples_per_s": account.samples_trained / wall_s,
+        "num_samples": account.samples_passed,
         "epochs": last_rows[0].epoch + 1,
         "laps": config.regime.laps,
         "inputs": inputs,

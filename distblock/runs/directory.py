@@ -5,10 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import posixpath
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -19,7 +18,6 @@ from pyarrow import fs
 
 from distblock.config import FORMAT_VERSION, Config, dump_config, make_config, parse_values
 from distblock.errors import InputError
-from distblock.messages import Standing
 
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
@@ -186,11 +184,10 @@ class RunDirectory:
         """Whether it is on this machine's own file systems, where a small file is written at once."""
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
-    def keep_standing(self, standings: Sequence[Standing]) -> None:
+    def keep_standing(self, status: Mapping[str, Any]) -> None:
         """Write what workers are at while the run is under way; a full disk is no reason to end it."""
-        content = {"written_s": time.time(), "workers": [asdict(standing) for standing in standings]}
         with suppress(OSError):
-            self.write_json(STATUS, content)
+            self.write_json(STATUS, status)
 
     def forget_standing(self) -> None:
         """It is under way no more."""

@@ -23,6 +23,10 @@ from distblock.scratch.features import FeatureCache
 WAIT_S = 30.0
 """Seconds after which a get takes over from a wait: it is told that what it waits for is lost."""
 
+SLICE_S = 0.005
+"""Seconds of one wait. A wait keeps the worker's line to Ray's node manager to itself, so an activation that comes later
+would not even be asked for meanwhile: over a link with a delay, each would wait for its own way there and back."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fetched:
@@ -128,7 +132,8 @@ class Intake:
         asked_s = self._clock()
         # A get that waits keeps the object store's client to itself: whoever lets go of an earlier activation
         # meanwhile, the computing thread above all, waits as long. On a link of 5 Mbit/s steps of 17 ms lasted 440.
-        ray.wait([reference], timeout=WAIT_S)
+        while not ray.wait([reference], timeout=SLICE_S)[0] and self._clock() - asked_s < WAIT_S:
+            pass
         payloads: tuple[Payload, ...] = ray.get(reference)
         fetched_s = self._clock()
         if len(payloads) != len(parcel.items):

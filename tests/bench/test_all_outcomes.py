@@ -13,6 +13,7 @@ from distblock.bench import (
     codecs,
     faults,
     memory,
+    new_classes,
     plan,
     recovery,
     scaling,
@@ -168,3 +169,15 @@ def test_a_file_without_a_folder_is_refused_before_anything_runs(option: str, tm
         memory.main([option, str(tmp_path / "no" / "file")])
     with pytest.raises(InputError, match="--log: expected a file in a folder that is there"):
         faults.main(["--log", str(tmp_path / "no" / "file")])
+
+
+def test_new_classes(tmp_path: Path):
+    names = [f"{method}, 20 a class, new alone" for method in ("tau 1", "greedy", "end-to-end")]
+    results = [
+        new_classes.Result(case=name, seed=seed, before=0.8, old=old, new=0.5)
+        for name, old in zip(names, (0.3, 0.1, 0.2), strict=True)
+        for seed in range(2)
+    ]
+    outcome = check(new_classes.make_outcome(results), tmp_path)
+    assert outcome.ratios["accuracy, tau 1 / greedy, 20 a class, new alone"] == pytest.approx([0.4 / 0.3] * 2)
+    assert new_classes.make_table(results).row_count == 3

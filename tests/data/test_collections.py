@@ -51,7 +51,7 @@ def test_folders_of_parts_are_taken_as_they_are(tmp_path: Path, validation: str)
 def test_a_folder_with_an_image_that_does_not_decode(tmp_path: Path):
     write_folder(tmp_path, {"cat": list(range(20)), "dog": list(range(20, 40))})
     (tmp_path / "cat" / "003.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"003\.png: expected an image, got a file that does not decode"):
+    with pytest.raises(DataError, match=r"003\.png: expected an encoded image, got one that does not decode"):
         open_named("folder", tmp_path)
 
 

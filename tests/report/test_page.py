@@ -15,8 +15,10 @@ import pytest
 from distblock import BlockTrainer
 from distblock.errors import InputError
 from distblock.pages import read_run, report
+from distblock.planning.crossover import ways
 from distblock.report import tables
 from distblock.report.page import Run, make_page
+from distblock.report.page.crossover import workload
 from distblock.report.page.run import bubble_share, worker_times
 from distblock.report.page.schedule import measured, planned
 from distblock.runs import RunDirectory
@@ -196,3 +198,18 @@ def browse(folder: Path, page: str, *flags: str) -> str:
     profile = f"--user-data-dir={folder / 'profile'}"
     command = [browser, *common, profile, *flags, f"file://{folder / 'page.html'}"]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+def test_ways_to_train_are_compared_by_what_the_run_measured(run: Run, runs: dict[str, Path]):
+    work = workload(run)
+    assert work is not None
+    # 16, then 32 channels of 8 x 8 and 4 x 4 values of 4 bytes leave the first two of three stages.
+    assert work.edge_bytes == (16 * 8 * 8 * 4, 32 * 4 * 4 * 4)
+    assert work.num_parameters == sum(stage["num_parameters"] for stage in run.summary["stages"])
+    computed_s = sum(stage["compute_s"] for stage in run.summary["stages"])
+    assert 0 < sum(work.worker_s) * run.summary["num_samples"] < 3 * computed_s
+    text = Text(make_page([run]))
+    assert {name for name, *_ in text.rows if name in ways(work)} == set(ways(work))
+    assert any(label.startswith("When to use what") for label in text.labels)
+    for other in ("plain loop", "wavefront", "asynchronous"):
+        assert workload(read_run(RunDirectory.at(runs[other]))) is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,7 +15,9 @@ from microbatches import microbatches
 from distblock.config import Config, make_config
 from distblock.errors import InputError
 from distblock.messages import Parcel
+from distblock.metrics.exporter import Exporter
 from distblock.metrics.timeline import TIMELINE_SCHEMA
+from distblock.reasons import why_at
 from distblock.report.calibration import Recording, recording
 from distblock.report.verdict import judge
 from distblock.report.words import sentences, standing_sentences
@@ -168,6 +172,22 @@ def test_other_regimes_are_refused(regime: str):
 def test_too_little_is_refused():
     with pytest.raises(InputError, match="two calls of every worker"):
         recording(TIMELINE_SCHEMA.empty_table(), CONFIG, driver_s=0.0)
+
+
+def test_a_run_under_way_by_its_exporter():
+    with Exporter(run="a-run", host="127.0.0.1", port=0, num_stages=2) as exporter:
+        url = f"http://127.0.0.1:{exporter.port}"
+        with pytest.raises(InputError, match="its workers are not ready yet"):
+            why_at(url)
+        worker = {"who": "worker 1 (stages 1 to 1)", "edge": 1, "at": None, "since_s": 0.0, "waiting": 0}
+        exporter.set_standing({"written_s": time.time(), "workers": [worker]})
+        for each in (url, f"{url}/metrics", f"{url}/"):
+            assert "worker 1 (stages 1 to 1) has nothing to do" in why_at(each)
+        assert json.loads(why_at(url, as_json=True))["workers"] == [worker]
+    with pytest.raises(
+        InputError, match=r"why: expected a run's exporter \(--metrics\.port\) at http://127\.0\.0\.1:9"
+    ):
+        why_at("http://127.0.0.1:9")
 
 
 def test_a_run_under_way():

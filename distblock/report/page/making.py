@@ -8,9 +8,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from distblock.planning.crossover import Workload, ways
 from distblock.report import tables
 from distblock.report.early_exits import MOST_CLASSES
 from distblock.report.page import pictures
+from distblock.report.page.crossover import workload
 from distblock.report.page.run import Run, bubble_share
 from distblock.report.words import sentences
 
@@ -65,8 +67,14 @@ def _content(run: Run) -> dict[str, Any]:
         ],
         "hops": [Markup(draw(run)) for draw in of_hops],
         "early_exits": None if run.early_exits is None else _early_exits(run, run.early_exits),
+        "crossover": None if (work := workload(run)) is None else _crossover(run, work),
         "schedule": None if run.timeline is None else Markup(pictures.schedules(run)),
     }
+
+
+def _crossover(run: Run, work: Workload) -> dict[str, Any]:
+    found = [(name, way.bytes_per_sample, way.pace) for name, way in ways(work).items()]
+    return {"picture": Markup(pictures.crossover(run, work)), "ways": found, "batch_size": work.batch_size}
 
 
 def _early_exits(run: Run, found: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,13 +14,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from distblock.planning.crossover import Workload, ways
 from distblock.report.early_exits import plot_curve
+from distblock.report.page.crossover import line_bytes_per_s
 from distblock.report.page.run import PARTS, Run, worker_times
 from distblock.report.page.schedule import Bar, measured, planned
 from distblock.report.pictures import save
 
 COLORS = ("#4477aa", "#ee6677", "#ccbb44", "#66ccee", "#bbbbbb", "#aa3377", "#228833")
 """Told apart by the color-blind. Source: Paul Tol, "Colour Schemes", 2021."""
+
+WIDTHS = (1, 4, 16)
+"""Times the channels, of networks that ways to train are compared for."""
+
+BYTES_PER_MBIT = 1e6 / 8
 
 MOST_STAGES = 16
 """Lines of accuracy by epoch; of more stages, some are drawn."""
@@ -130,6 +137,33 @@ def schedules(run: Run) -> str:
         axes.set_xlim(0, end_s)
     all_axes[-1].set_xlabel("seconds")
     return _svg(figure, "The first microbatches: schedule", [run])
+
+
+def crossover(run: Run, work: Workload) -> str:
+    """Samples per second by link rate, of each way to train a network: this one, and ones of more channels."""
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    panels = figure.subplots(1, len(WIDTHS), sharex=True, sharey=True)
+    rates = [10 ** (exponent / 8) for exponent in range(41)]
+    for axes, width in zip(panels, WIDTHS, strict=True):
+        wide = work.widened(width)
+        for color, (name, way) in zip(cycle(COLORS), ways(wide).items(), strict=False):
+            style = "-" if name.startswith("block") else "--"
+            paces = [way.samples_per_s(rate * BYTES_PER_MBIT) for rate in rates]
+            axes.plot(rates, paces, style, color=color, linewidth=1.3, label=name)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.grid(alpha=0.3)
+        channels = "this network" if width == 1 else f"{width} times the channels"
+        axes.set_title(f"{channels}: {wide.num_parameters / 1e6:.3g} M", fontsize=9)
+    line = line_bytes_per_s(run)
+    if line is not None:
+        measured_at = line / BYTES_PER_MBIT
+        panels[0].plot([measured_at], [run.summary["samples_per_s"]], "k*", markersize=9, label="measured: this run")
+    panels[0].set_ylabel("samples/s")
+    panels[len(WIDTHS) // 2].set_xlabel("link, Mbit/s a direction")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside lower center", ncols=3)
+    return _svg(figure, "When to use what", [run])
 
 
 def _stack(axes: Axes, places: Sequence[Any], parts: Mapping[str, Sequence[float]], *, height: float) -> None:

@@ -86,11 +86,19 @@ PARTS = {
 """How people read them."""
 
 
+def first_stages(run: Run) -> list[int]:
+    """Of each worker in order: one begins where an edge was stored for it, the first one at stage 0."""
+    edges = run.edges
+    return [
+        index for index in range(len(run.summary["stages"])) if index == 0 or edges[index]["transport"] != "in process"
+    ]
+
+
 def worker_times(run: Run) -> list[WorkerTime]:
-    """Of each worker in order. A worker begins where an edge was stored for it, the first one at stage 0."""
+    """Of each worker in order."""
     stages, edges, wall_s = run.summary["stages"], run.edges, run.summary["wall_s"]
     replicas = run.summary["replicas"]
-    firsts = [index for index in range(len(stages)) if index == 0 or edges[index]["transport"] != "in process"]
+    firsts = first_stages(run)
     times = []
     for first, end in zip(firsts, [*firsts[1:], len(stages)], strict=True):
         compute_s = sum(stage["compute_s"] for stage in stages[first:end]) / replicas

@@ -1,0 +1,43 @@
+"""Ways to train a network, by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from distblock.planning.crossover import STEPS, Workload, ways
+
+WORK = Workload(worker_s=(0.01, 0.02), edge_bytes=(1000.0,), num_parameters=5000, batch_size=10)
+
+
+def test_bytes_a_sample_by_hand():
+    found = {name: way.bytes_per_sample for name, way in ways(WORK).items()}
+    assert found["block by block, fp32"] == 1000
+    assert found["block by block, diff4"] == 125
+    assert found["pipeline, back-propagation"] == 1000
+    # 2 workers: each sends 2 * 1/2 of 20,000 bytes for a step of 20 samples.
+    assert found["data parallel"] == 1000
+    assert found[f"weights every {STEPS} steps"] == 1000 / STEPS
+
+
+def test_each_way_goes_at_the_pace_of_its_slower_part():
+    found = ways(WORK)
+    blocks, pipeline, parallel = (
+        found[name] for name in ("block by block, fp32", "pipeline, back-propagation", "data parallel")
+    )
+    assert blocks.samples_per_s(1e9) == 50
+    assert blocks.samples_per_s(10_000) == 10
+    assert pipeline.samples_per_s(1e9) == pytest.approx(50 * 8 / 9)
+    assert parallel.samples_per_s(1e9) == pytest.approx(2 / 0.03)
+
+
+def test_wider_networks_send_less_for_what_they_compute():
+    wide = WORK.widened(4)
+    assert (wide.edge_bytes, wide.num_parameters) == ((4000.0,), 80_000)
+    assert wide.worker_s == pytest.approx((0.16, 0.32))
+
+    def rate_needed(work: Workload, name: str) -> float:
+        way = ways(work)[name]
+        return way.pace * way.bytes_per_sample
+
+    assert rate_needed(wide, "block by block, fp32") == pytest.approx(rate_needed(WORK, "block by block, fp32") / 4)
+    assert rate_needed(wide, "data parallel") == pytest.approx(rate_needed(WORK, "data parallel"))
