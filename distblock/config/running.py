@@ -40,7 +40,7 @@ class ChannelConfig(Section):
     """how activations cross every edge: fp32 as they are; fp16, bf16 cast; fp8, int8, int4 scaled by channel; topk the
     largest of each sample, with error feedback; vq numbers of learned vectors; diff8, diff4, diff2 what has changed of
     a sample, with so many bits"""
-    edge_codecs: dict[PositiveInt, Codec] = Field({})
+    edge_codecs: dict[PositiveInt, Codec] = Field(default={})
     """codecs of single edges instead of codec, by the stage that an edge enters: 1=int8 3=fp32"""
     codec_cache_bytes: PositiveInt = 256 * 1024**2
     """bytes of activations that each end of an edge keeps for differences and for error feedback; samples beyond them

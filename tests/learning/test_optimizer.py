@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from distblock.config import OptimizerConfig
+from distblock.config import OptimizerConfig, make_config
 from distblock.learning.optimizer import build_optimizer
+from distblock.preparation import make_job, prepare
 
 SETTINGS: list[dict[str, Any]] = [
     {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-3},
@@ -106,17 +109,27 @@ def test_torchs_scaler_takes_it_for_one_of_torchs():
     assert all(parameter.isfinite().all() for parameter in mine.parameters())
 
 
-def test_training_does_not_import_torchs_compiler():
+WORKER = """
+import pickle, sys, time
+import torch
+from distblock.learning.host import Host
+from distblock.messages import Item
+
+with open(sys.argv[1], "rb") as file:
+    host = Host(pickle.load(file), clock=time.perf_counter)
+for index in range(2):
+    host.work(Item.of_batch(index, 4), torch.rand(4, 1, 8, 8), torch.arange(4))
+host.training_state()
+print([stage.updates for stage in map(host.stage, host.spec.stages)], "torch._dynamo" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_a_worker_does_not_import_torchs_compiler(tmp_path: Path, name: str):
     """Cause: torch's optimizers did, and each worker took seconds longer to start."""
-    code = (
-        "import sys\n"
-        "from distblock import BlockTrainer\n"
-        "import tempfile\n"
-        "for name in ('sgd', 'adam'):\n"
-        "    config = {'executor': 'local', 'data': {'fraction': 0.2}, 'regime': {'epochs': 1},\n"
-        "              'optimizer': {'name': name, 'clip_norm': 1.0}, 'run_dir': tempfile.mkdtemp()}\n"
-        "    BlockTrainer(config).fit()\n"
-        "print('torch._dynamo' in sys.modules)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "False"
+    config = make_config({"optimizer": {"name": name, "clip_norm": 1.0}, "resources": {"workers": 1}})
+    [spec] = make_job(prepare(config), run="run").hosts
+    (tmp_path / "spec").write_bytes(pickle.dumps(spec))
+    command = [sys.executable, "-c", WORKER, str(tmp_path / "spec")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[2, 2, 2] False"

@@ -7,7 +7,7 @@ import math
 import pyarrow as pa
 import pytest
 
-from distblock.messages import Arrival, Departure, Item, WorkerReport
+from distblock.messages import Arrival, Departure, Item, StageReport, WorkerReport
 from distblock.metrics import log
 from distblock.metrics.accounting import Account
 from distblock.metrics.log import HOPS_COUNTS, HOPS_QUANTILES, HOPS_SECONDS, HopsLog, metrics_table
@@ -81,10 +81,22 @@ def test_quantiles_are_those_of_an_intervals_own_hops():
 
 
 def worker_report(arrival: Arrival) -> WorkerReport:
+    stage_report = StageReport(
+        stage=0,
+        role="forward",
+        loss_sum=0.0,
+        transport_cost_sum=0.0,
+        num_correct=0,
+        num_samples=0,
+        compute_s=0.0,
+        lr=None,
+        multiplier=None,
+        updates=0,
+    )
     return WorkerReport(
         worker=0,
         item=Item.of_batch(0, 1),
-        stages=(),
+        stages=(stage_report,),
         arrivals=(arrival,),
         departures=(),
         started_s=0.0,
