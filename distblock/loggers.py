@@ -201,7 +201,8 @@ class MLflow:
 
         now_ms = int(time.time() * 1000)
         metrics = [Metric(name, float(value), now_ms, step) for name, value in figures.items() if name != "epoch"]
-        self._sent.append(self._client.log_batch(self._id, metrics=metrics, synchronous=False))
+        if metrics:
+            self._sent.append(self._client.log_batch(self._id, metrics=metrics, synchronous=False))
 
 
 def _check_answers(uri: str) -> None:

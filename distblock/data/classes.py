@@ -66,11 +66,11 @@ def choose_classes(sources: Sources, config: DataConfig, names: tuple[str, ...])
         DataError: there is no such class, or an absent one is there.
     """
     check_names(config.classes, names, key="data.classes")
-    if there := [name for name in config.absent_classes if name in names]:
+    kept = config.classes or names
+    if there := [name for name in config.absent_classes if name in kept]:
         raise DataError(f"data.absent_classes: expected classes that the data do not have, got {there[0]}; drop it")
     if not (config.classes or config.absent_classes):
         return sources, names
-    kept = config.classes or names
     told_apart = (*config.absent_classes, *kept)
     place = np.array([told_apart.index(name) if name in kept else -1 for name in names], dtype=np.int64)
     chosen: Sources = {part: _chosen(source, place, told_apart) for part, source in sources.items()}

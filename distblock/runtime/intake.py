@@ -24,8 +24,8 @@ WAIT_S = 30.0
 """Seconds after which a get takes over from a wait: it is told that what it waits for is lost."""
 
 SLICE_S = 0.005
-"""Seconds of one wait. A wait keeps the worker's line to Ray's node manager to itself, so an activation that comes
-later would not even be asked for meanwhile: over a link with a delay, each would wait for its own way there and back."""
+"""Seconds of one wait. A wait keeps the worker's line to Ray's node manager to itself, so what comes later would not
+even be asked for meanwhile: over a link with a delay, each activation would wait for its own way there and back."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -96,7 +96,7 @@ def test_it_loads_nothing(run: Run):
     page = Text(make_page([run]))
     assert [link for link in page.links if not link.startswith("#")] == []
     assert not page.tags & {"script", "link", "img", "iframe"}
-    assert len(page.labels) == 8
+    assert len(page.labels) == 9
     assert all(label.endswith(": workers") for label in page.labels)
 
 
