@@ -167,7 +167,7 @@ class MLflow:
             if found := self._client.search_runs([experiment], query, max_results=1):
                 self._client.set_terminated(found[0].info.run_id, status="RUNNING")
                 return found[0].info.run_id
-        from mlflow.entities import Param  # likewise
+        from mlflow.entities import Param  # an extra: only for those who have it
 
         own = self._client.create_run(experiment, run_name=run).info.run_id
         parameters = [Param(key, str(value)[:LONGEST]) for key, value in leaves(config.model_dump(mode="json"))]
