@@ -4,7 +4,8 @@ What a part costs is what would be saved without it, everything else unchanged; 
 nothing by themselves, and what is named first is what is worth changing first.
 
 - The slowest worker: its median call as quick as that of the next slowest.
-- An edge: nothing to encode, store, fetch and decode on it.
+- An edge: nothing to encode, store, fetch and decode on it; between two hosts, calls into it and their answers, which
+  wait behind the data on the same line, take as long as their quickest tenth.
 - The data: they are read in no time.
 - The driver: it handles calls in no time, and calls and answers take as long as its quickest tenth.
 - A worker that is uneven: none of its calls takes more than its median one.
@@ -228,16 +229,28 @@ class _Judge:
                 kind="edge",
                 where=self._edge(place),
                 place=place,
-                seconds=self._saved_s(_hopping([place], 0.0)),
+                seconds=self._saved_s(self._without_edge(place)),
             )
             for place in self._places
         ]
+
+    def _without_edge(self, place: int) -> Change:
+        free, quick = _hopping([place], 0.0), self._quickly_called()
+        sender, receiver = self._recording.nodes[place - 1 : place + 1]
+        if sender == receiver:
+            return free
+        return lambda at, call: quick(at, free(at, call)) if at == place else free(at, call)
 
     def _data(self) -> Cause:
         saved_s = self._saved_s(_computing(0, 0.0))
         return Cause(kind="data", where="reading the data", place=0, seconds=saved_s)
 
     def _driver(self) -> Cause:
+        seconds = self._saved_s(self._quickly_called(), driver_s=0.0)
+        return Cause(kind="driver", where="the driver", place=0, seconds=seconds)
+
+    def _quickly_called(self) -> Change:
+        """Calls and answers take no longer than their quickest tenth."""
         quick = {
             (place, name): _tenth([getattr(call, name) for (at, _), call in self._calls.items() if at == place])
             for place in (0, *self._places)
@@ -251,7 +264,7 @@ class _Judge:
                 reply_s=min(call.reply_s, quick[place, "reply_s"]),
             )
 
-        return Cause(kind="driver", where="the driver", place=0, seconds=self._saved_s(change, driver_s=0.0))
+        return change
 
     def _what_ifs(self) -> list[WhatIf]:
         inner = self._places[1:]

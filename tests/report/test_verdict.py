@@ -101,6 +101,21 @@ def test_a_slow_edge():
     assert "edge 1->2 (10.0.0.2 to 10.0.0.3)" in first.where
 
 
+def test_calls_that_wait_behind_the_data_belong_to_the_edge():
+    """On a slow line between two hosts the driver's call and its answer take as long as what is sent beside them."""
+
+    def slow(place: int, number: int) -> Call:
+        if place != 3 or number % 8 == 0:  # now and then the line is free
+            return even(place, number)
+        return replace(CALL, fetch_s=1.0, send_s=0.5, reply_s=0.5)
+
+    verdict = judge(recorded(slow), codec="fp32")
+    first = verdict.causes[0]
+    assert (first.kind, first.place) == ("edge", 3)
+    # Without it, nothing is left but computing.
+    assert verdict.replayed_s - first.seconds == pytest.approx(0.1 * COUNT, rel=0.15)
+
+
 def test_twice_the_link_and_half_the_bytes():
     found = recorded(lambda place, n: replace(even(place, n), fetch_s=2.0) if place == 3 else even(place, n))
     changes = {each.change: each.samples_per_s for each in judge(found, codec="fp32").what_ifs}
