@@ -143,10 +143,10 @@ def crossover(run: Run, work: Workload) -> str:
     """Samples per second by link rate, of each way to train a network: this one, and ones of more channels."""
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     panels = figure.subplots(1, len(WIDTHS), sharex=True, sharey=True)
-    rates = [10 ** (exponent / 8) for exponent in range(41)]
+    rates = [10 ** (exponent / 8) for exponent in range(-8, 33)]
     for axes, width in zip(panels, WIDTHS, strict=True):
         wide = work.widened(width)
-        for color, (name, way) in zip(cycle(COLORS), ways(wide).items(), strict=False):
+        for color, (name, way) in zip(cycle((*COLORS, "black")), ways(wide).items(), strict=False):
             style = "-" if name.startswith("block") else "--"
             paces = [way.samples_per_s(rate * BYTES_PER_MBIT) for rate in rates]
             axes.plot(rates, paces, style, color=color, linewidth=1.3, label=name)
@@ -154,7 +154,7 @@ def crossover(run: Run, work: Workload) -> str:
         axes.set_yscale("log")
         axes.grid(alpha=0.3)
         channels = "this network" if width == 1 else f"{width} times the channels"
-        axes.set_title(f"{channels}: {wide.num_parameters / 1e6:.3g} M", fontsize=9)
+        axes.set_title(f"{channels}\n{wide.num_parameters / 1e6:.3g} M parameters", fontsize=9)
     line = line_bytes_per_s(run)
     if line is not None:
         measured_at = line / BYTES_PER_MBIT
