@@ -42,14 +42,20 @@ def settled(config: Config, *, dataset: Callable[..., Any] | None = None) -> Con
                 f"model.grow_classes: expected model.init_from to be a run, whose classes are known by name, got"
                 f" {model.init_from}; name the run's directory"
             )
+        if data.mean is None:
+            raise InputError(
+                f"model.freeze_before: expected data.mean and data.std beside {model.init_from}, which does not say how"
+                " the images were normalized that its blocks were trained on; set both, or name the run's directory"
+            )
         return config
     before = _info(model.init_from)
     update: dict[str, Any] = {}
     if data.mean is None:
         update |= {"mean": before.mean, "std": before.std}
     if model.grow_classes:
-        _, names = open_classes(data, dataset)
-        update["absent_classes"] = (*data.absent_classes, *(name for name in before.class_names if name not in names))
+        _, names = open_classes(data.model_copy(update={"absent_classes": ()}), dataset)
+        known = dict.fromkeys((*before.class_names, *data.absent_classes))
+        update["absent_classes"] = tuple(name for name in known if name not in names)
     return config.model_copy(update={"data": data.model_copy(update=update)})
 
 

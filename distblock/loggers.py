@@ -6,25 +6,29 @@ Both packages are extras. Neither is waited for while the run goes on: their own
 from __future__ import annotations
 
 import json
-import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from http.client import HTTPException
 from typing import Any, Literal, Protocol, Self
-from urllib.parse import urlsplit
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 from distblock.config import Config
 from distblock.errors import InputError
 from distblock.flags import leaves
 
-ANSWER_S = 5.0
-"""Seconds within which MLflow's server has to take a connection."""
+ANSWER_S = 10.0
+"""Seconds within which MLflow's server has to answer."""
 
 MOST_PARAMETERS = 100
 """That MLflow takes at once."""
 
 LONGEST = 6000
 """Characters of a parameter that MLflow takes."""
+
+MOST_TOLD = 200
+"""Characters of an error of MLflow's that are told: some are whole pages."""
 
 Ending = Literal["FINISHED", "FAILED"]
 
@@ -56,10 +60,15 @@ class Loggers:
     def __init__(self, config: Config, *, run: str, note: Callable[[str], None]) -> None:
         self._loggers: list[Logger] = []
         self._in_the_end: Mapping[str, float] = {}
-        if config.metrics.tensorboard is not None:
-            self._loggers.append(TensorBoard(config.metrics.tensorboard, run=run, config=config))
-        if config.metrics.mlflow is not None:
-            self._loggers.append(MLflow(config.metrics.mlflow, run=run, config=config, note=note))
+        try:
+            if config.metrics.mlflow is not None:
+                self._loggers.append(MLflow(config.metrics.mlflow, run=run, config=config, note=note))
+            if config.metrics.tensorboard is not None:
+                self._loggers.append(TensorBoard(config.metrics.tensorboard, run=run, config=config))
+        except InputError:
+            for logger in self._loggers:
+                logger.end("FAILED", {})
+            raise
 
     @property
     def are_any(self) -> bool:
@@ -156,7 +165,8 @@ class MLflow:
             self._client = MlflowClient(tracking_uri=uri)
             self._id = self._begin(config, run)
         except MlflowException as error:
-            raise InputError(f"metrics.mlflow: {uri}: {' '.join(str(error).split())}") from None
+            reason = " ".join(str(error).split())[:MOST_TOLD]
+            raise InputError(f"metrics.mlflow: expected MLflow at {uri}, got: {reason}") from None
 
     def _begin(self, config: Config, run: str) -> str:
         name = config.metrics.mlflow_experiment
@@ -206,14 +216,22 @@ class MLflow:
 
 
 def _check_answers(uri: str) -> None:
-    """Whether a server takes connections: MLflow itself would try for minutes."""
-    place = urlsplit(uri)
-    if place.scheme not in ("http", "https"):
+    """Whether MLflow's server is there: MLflow's own client would try for minutes."""
+    if not uri.startswith(("http://", "https://")):
         return
-    port = place.port or (443 if place.scheme == "https" else 80)
     try:
-        socket.create_connection((place.hostname or "", port), timeout=ANSWER_S).close()
-    except OSError as error:
+        with urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_S) as answer:
+            said = answer.read(MOST_TOLD).decode(errors="replace")
+    except HTTPError as error:
+        # Whoever asks for a password lets MLflow's own client in, which has one.
+        said = "OK" if error.code in (401, 403) else f"{error.code} {error.reason}"
+    except (OSError, ValueError, HTTPException) as error:
         raise InputError(
-            f"metrics.mlflow: expected a server at {uri}, nobody answers ({error}); start one, or leave it out"
+            f"metrics.mlflow: expected a server at {uri}, nobody answers as one"
+            f" ({' '.join(str(error).split())[:MOST_TOLD]}); start one, or leave it out"
         ) from None
+    if said.strip() != "OK":
+        raise InputError(
+            f"metrics.mlflow: expected MLflow's server at {uri}, whose /health says OK, got"
+            f" {' '.join(said.split())[:MOST_TOLD] or 'nothing'}; name another"
+        )

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 ANSWER_S = 10.0
 """Seconds within which an exporter has to answer."""
+
+LONGEST = 200
+"""Characters of an answer that are told."""
 
 
 def why(directory: RunDirectory, *, as_json: bool = False) -> str:
@@ -55,12 +59,17 @@ def why_at(url: str, *, as_json: bool = False) -> str:
     try:
         with urlopen(where, timeout=ANSWER_S) as answer:
             status = json.load(answer)
+        if not isinstance(status, dict) or not {"written_s", "workers"} <= status.keys():
+            raise ValueError("JSON of another kind")
     except HTTPError as error:
-        begins = "; its workers are not ready yet: try again" if error.code == 503 else ""
-        raise InputError(f"why: expected a run's exporter at {url}, got {error.code} {error.reason}{begins}") from None
-    except (OSError, ValueError) as error:
+        advice = "its workers are not ready yet: try again" if error.code == 503 else "name a run's directory instead"
         raise InputError(
-            f"why: expected a run's exporter (--metrics.port) at {url}, got: {error}; or name its directory"
+            f"why: expected a run's exporter at {url}, got {error.code} {error.reason}; {advice}"
+        ) from None
+    except (OSError, ValueError, HTTPException) as error:
+        came = " ".join(str(error).split())[:LONGEST] or type(error).__name__
+        raise InputError(
+            f"why: expected a run's exporter (--metrics.port) at {url}, got: {came}; or name its directory"
         ) from None
     return _told(status, as_json=as_json)
 

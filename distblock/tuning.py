@@ -113,7 +113,7 @@ def _split(searches: Sequence[str]) -> tuple[dict[str, Range], list[int]]:
         if rest.startswith("plan:"):
             if key != "model.cuts":
                 raise InputError(f"tune --search: plan: belongs to model.cuts, got {text!r}")
-            counts.append(whole_number(rest.removeprefix("plan:"), where="tune --search model.cuts=plan:"))
+            counts.append(whole_number(rest.removeprefix("plan:"), where="tune --search model.cuts=plan"))
         else:
             ranges |= dict([_range(text)])
     return ranges, counts

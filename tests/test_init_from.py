@@ -90,6 +90,19 @@ def test_workers_give_the_plain_loops_weights(base: Path, tmp_path: Path, shared
     assert [stage["weights_sha256"] for stage in workers["stages"]] == [
         stage["weights_sha256"] for stage in plain["stages"]
     ]
+    # Means over replicas of what did not move would not be the same in the last bits.
+    before, after = weights(base)[0], weights(tmp_path / "workers")[0]
+    assert all(np.array_equal(before[name], after[name]) for name in after if name.startswith("network."))
+
+
+def test_a_grown_runs_own_settings_with_other_classes(base: Path, tmp_path: Path):
+    fit(going_on(base, tmp_path / "run", data={"classes": NEW, "train_classes": [], "per_class": 20}))
+    again = RunDirectory.at(tmp_path / "run").read_config().model_dump()
+    again["run_dir"] = str(tmp_path / "again")
+    again["data"] |= {"classes": ["1", "7"]}
+    BlockTrainer(again).fit()
+    names = read_weights_manifest(RunDirectory.at(tmp_path / "again"))["data"]["class_names"]
+    assert names == ["0", "2", "3", "4", "1", "7"]
 
 
 def test_a_run_goes_on_without_the_one_it_came_from(base: Path, tmp_path: Path):
@@ -116,6 +129,15 @@ def test_a_run_goes_on_without_the_one_it_came_from(base: Path, tmp_path: Path):
         ({"model": {"freeze_before": 4}}, "model.freeze_before: expected 0 to 3, which is the number of stages, got 4"),
         ({"model": {"init_from": "a.safetensors"}}, "model.grow_classes: expected model.init_from to be a run"),
         ({"model": {"init_from": "nowhere"}}, "no final weights there"),
+        (
+            {"model": {"init_from": "a.safetensors", "grow_classes": False, "freeze_before": 1}},
+            r"model\.freeze_before: expected data\.mean and data\.std beside a\.safetensors",
+        ),
+        (
+            {"model": {"init_from": None, "grow_classes": False}, "data": {"train_classes": ["3"]}},
+            r"data\.train_classes: expected two or more, or model\.init_from, got 3 alone",
+        ),
+        ({"data": {"classes": ["a", False]}}, "got False; put quotes around a name such as 'no'"),
         (
             {"model": {"freeze_before": 1}, "regime": {"name": "end-to-end"}},
             "model.freeze_before: expected stages that are known, got 1 with the end-to-end regime",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from answers import answering
 
 from distblock import BlockTrainer
 from distblock.errors import InputError, StageError
@@ -101,8 +102,14 @@ def test_a_run_that_fails_is_marked_and_one_that_goes_on_is_the_same(server: str
 
 
 def test_a_server_that_is_not_there_is_named_before_anything_starts(tmp_path: Path):
-    with pytest.raises(
-        InputError, match=r"metrics\.mlflow: expected a server at http://127\.0\.0\.1:9, nobody answers"
-    ):
-        fit(tmp_path / "run", {"mlflow": "http://127.0.0.1:9"})
-    assert not (tmp_path / "run").exists()
+    for port in ("9", "abc"):
+        with pytest.raises(InputError, match=rf"metrics\.mlflow: expected a server at \S+:{port}, nobody answers"):
+            fit(tmp_path / "run", {"mlflow": f"http://127.0.0.1:{port}", "tensorboard": str(tmp_path / "board")})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("answer", [b"{}", b"<html>", None])
+def test_a_server_that_is_not_mlflows_is_named(tmp_path: Path, answer: bytes | None):
+    with answering(answer) as url, pytest.raises(InputError, match=r"metrics\.mlflow: expected MLflow's server at"):
+        fit(tmp_path / "run", {"mlflow": url})
+    assert not list(tmp_path.iterdir())

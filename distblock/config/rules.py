@@ -79,6 +79,11 @@ def _check_start(config: Config) -> None:
         )
     if (data.mean is None) != (data.std is None):
         raise ValueError(f"data.mean: expected it with data.std, got {data.mean} and {data.std}; set both or none")
+    if len(data.train_classes) == 1 and model.init_from is None:
+        raise ValueError(
+            f"data.train_classes: expected two or more, or model.init_from, got {data.train_classes[0]} alone: there"
+            " would be nothing to tell it from"
+        )
     for key in ("classes", "train_classes", "absent_classes"):
         names = getattr(data, key)
         if len(set(names)) < len(names):

@@ -203,8 +203,16 @@ class _Decoded:
         )
 
 
-def read_image(source: Images, index: int, *, channels: int, image_size: int, resize: int | None) -> Tensor:
-    """One image as ``(C, H, W)``.
+def read_image(
+    source: Images,
+    index: int,
+    *,
+    channels: int,
+    image_size: int,
+    resize: int | None,
+    advice: str = "set --data.image-size to resize all images",
+) -> Tensor:
+    """One image as ``(C, H, W)``; ``advice`` is for whoever has given one of another size.
 
     Raises:
         DataError: it does not decode, or has another size or other channels; the message names it.
@@ -215,7 +223,7 @@ def read_image(source: Images, index: int, *, channels: int, image_size: int, re
     if tuple(image.shape) != (channels, image_size, image_size):
         raise DataError(
             f"{source.where(index)}: expected an image of {channels} x {image_size} x {image_size} (channels, height,"
-            f" width), got {' x '.join(str(side) for side in image.shape)}; set --data.image-size to resize all images"
+            f" width), got {' x '.join(str(side) for side in image.shape)}; {advice}"
         )
     return image
 

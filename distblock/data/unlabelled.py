@@ -94,4 +94,11 @@ def _read(images: Countable, index: int, info: DataInfo, resize: int | None) -> 
             f"{images.where(index)}: expected {names.get(info.channels, f'{info.channels} channels')}, as the run was"
             f" trained on, got {came}; convert it first"
         )
-    return read_image(images, index, channels=info.channels, image_size=info.image_size, resize=resize)
+    return read_image(
+        images,
+        index,
+        channels=info.channels,
+        image_size=info.image_size,
+        resize=resize,
+        advice="resize it first, as the run's images were",
+    )

@@ -125,11 +125,13 @@ class Averaging:
         Args:
             num_samples: of the share.
         """
-        # Integers count microbatches: they are the same in all replicas. torch's own norms do not say that they write.
+        # Integers count microbatches: they are the same in all replicas. torch's own norms do not say that they write,
+        # which those that are frozen do not.
         self._moved = [
             buffer
             for (owner, _), buffer, seen in zip(self._owners, self._buffers, self._seen, strict=True)
-            if buffer.is_floating_point() and (isinstance(owner, _NormBase) or (id(buffer), buffer._version) != seen)
+            if buffer.is_floating_point()
+            and ((isinstance(owner, _NormBase) and owner.training) or (id(buffer), buffer._version) != seen)
         ]
         statistics = [buffer.reshape(-1) * num_samples for buffer in self._moved]
         count = torch.full((1,), float(num_samples), device=self._device)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from answers import answering
 from microbatches import microbatches
 
 from distblock.config import Config, make_config
@@ -199,10 +200,15 @@ def test_a_run_under_way_by_its_exporter():
         for each in (url, f"{url}/metrics", f"{url}/"):
             assert "worker 1 (stages 1 to 1) has nothing to do" in why_at(each)
         assert json.loads(why_at(url, as_json=True))["workers"] == [worker]
-    with pytest.raises(
-        InputError, match=r"why: expected a run's exporter \(--metrics\.port\) at http://127\.0\.0\.1:9"
-    ):
-        why_at("http://127.0.0.1:9")
+    for url in ("http://127.0.0.1:9", "http://127.0.0.1:abc"):
+        with pytest.raises(InputError, match=rf"why: expected a run's exporter \(--metrics\.port\) at {url}"):
+            why_at(url)
+
+
+@pytest.mark.parametrize("answer", [b"{}", b"[]", b"<html>", None])
+def test_what_is_no_exporter(answer: bytes | None):
+    with answering(answer) as url, pytest.raises(InputError, match="why: expected a run's exporter"):
+        why_at(url)
 
 
 def test_a_run_under_way():
