@@ -6,6 +6,7 @@ come to, so the job's command line, as ``distblock jobs`` shows it, is the whole
 
 from __future__ import annotations
 
+import logging
 import secrets
 import shlex
 import signal
@@ -155,6 +156,8 @@ def _send(cluster: Jobs, request: Request) -> int:
 
 def _interrupted(cluster: Jobs, name: str) -> int:
     """Ctrl-C is for this command; whether it is for the job, too, is asked where somebody can answer."""
+    # The connection was cut in the middle of things, of which asyncio would tell after the last word.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     how = f"distblock stop {name} --address {cluster.address}"
     if sys.stdin.isatty() and _yes(f"\nstop {name} as well? [y/N] "):
         _say(f"{name}: {cluster.stop(name).state}")
