@@ -100,14 +100,15 @@ def read_early_exit(directory: RunDirectory) -> dict[str, Any] | None:
 def _logits(exits: Exits, data: DataSet, part: Part, batch: int) -> tuple[list[Tensor], np.ndarray]:
     found: list[list[Tensor]] = [[] for _ in exits.stages]
     labels = []
-    for images, own in _microbatches(data, part, batch):
+    for images, own in microbatches(data, part, batch):
         labels.append(own)
         for stage, logits in zip(found, exits.logits(images), strict=True):
             stage.append(logits)
     return [torch.cat(each) for each in found], np.concatenate(labels)
 
 
-def _microbatches(data: DataSet, part: Part, batch: int) -> Iterator[tuple[Tensor, np.ndarray]]:
+def microbatches(data: DataSet, part: Part, batch: int) -> Iterator[tuple[Tensor, np.ndarray]]:
+    """A part's images, normalized, and their labels, ``batch`` at a time, in evaluation order."""
     count = data.info.num_test if part == "test" else data.info.num_validation
     for item in evaluation_pass(part, count, batch):
         if item is not None:
@@ -148,7 +149,7 @@ def _timed(
 ) -> list[dict[str, float | None]]:
     """Seconds an image, with each confidence; one thread, decoded images; rounds interleaved, medians."""
     images: list[Tensor] = []
-    for own, _ in _microbatches(data, "test", batch):
+    for own, _ in microbatches(data, "test", batch):
         images.append(own)
         if sum(map(len, images)) >= TIMED_SAMPLES:
             break

@@ -204,9 +204,7 @@ def planned(
     Raises:
         InputError: something that was given cannot be used, or nothing fits.
     """
-    count = config.resources.workers or len(os.sched_getaffinity(0))
-    request = Request(config=config, seats=(Seat(),) * count, codecs=(config.channel.codec,))
-    found = search(request, model=model, dataset=dataset)
+    found = search(_here(config), model=model, dataset=dataset)
     for line in explain(found.plan, found.others):
         note(line)
     return apply(found.plan, config)
@@ -226,8 +224,7 @@ def candidates(config: Config, count: int) -> dict[tuple[int, ...], Plan]:
     Raises:
         InputError: something that was given cannot be used, or nothing fits.
     """
-    most = config.resources.workers or len(os.sched_getaffinity(0))
-    found = search(Request(config=config, seats=(Seat(),) * most, codecs=(config.channel.codec,)))
+    found = search(_here(config))
     planner = found.planner
     plans = {plan.cuts: plan for plan in (found.plan, *found.others.values())}
     left = sorted(plans.values(), key=lambda plan: plan.pace_s)
@@ -238,6 +235,12 @@ def candidates(config: Config, count: int) -> dict[tuple[int, ...], Plan]:
                 plans[cuts] = planner.of_cuts(cuts, [piece.seat for piece in around.pieces])
                 left.append(plans[cuts])
     return {plan.cuts: plan for plan in sorted(plans.values(), key=lambda plan: plan.pace_s)[:count]}
+
+
+def _here(config: Config) -> Request:
+    """Workers on this machine: as many as the settings say, or one a core."""
+    count = config.resources.workers or len(os.sched_getaffinity(0))
+    return Request(config=config, seats=(Seat(),) * count, codecs=(config.channel.codec,))
 
 
 def _moved(cuts: tuple[int, ...], num_blocks: int) -> Iterator[tuple[int, ...]]:

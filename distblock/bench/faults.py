@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distblock import local
-from distblock.bench.outcome import Outcome, Outputs, conclude, read_options
+from distblock.bench.outcome import Outcome, Outputs, conclude, keep_line, read_options
 from distblock.bench.pictures import Bars
 from distblock.bench.workers import whole_spec
 from distblock.config import Codec, make_config
@@ -133,9 +133,7 @@ def make_outcome(runs: Sequence[dict[str, Any]]) -> Outcome:
 
 def _log(options: Options, name: str, run: dict[str, Any]) -> dict[str, Any]:
     run = {"regime": name, **run}
-    if options.log is not None:
-        with Path(options.log).open("a") as file:
-            file.write(json.dumps(run) + "\n")
+    keep_line(options.log, run)
     return run
 
 

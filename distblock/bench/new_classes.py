@@ -8,29 +8,26 @@ Accuracy is on the test part, by the stage chosen on validation, among all class
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from distblock.bench.outcome import Outcome, Outputs, conclude, read_options
+from distblock.bench.outcome import Outcome, Outputs, conclude, keep_line, read_options
 from distblock.bench.pictures import Bars
 from distblock.config import DataConfig
 from distblock.data.dataset import open_classes, open_data
+from distblock.early_exit import microbatches
 from distblock.errors import InputError
 from distblock.evaluation import in_one_piece
 from distblock.exits import load_exits
 from distblock.runs import RunDirectory
-from distblock.schedule.stream import evaluation_pass
 from distblock.statistics import interval
 from distblock.trainer import BlockTrainer
 
@@ -120,9 +117,7 @@ def main(arguments: Sequence[str]) -> None:
     results = []
     for result in _all(options):
         results.append(result)
-        if options.log is not None:
-            with Path(options.log).open("a") as log:
-                log.write(f"{json.dumps(asdict(result))}\n")
+        keep_line(options.log, asdict(result))
     Console(width=120).print(make_table(results))
     conclude("new-classes", options, make_outcome(results))
 
@@ -180,12 +175,10 @@ def _right_by_class(run: RunDirectory) -> dict[str, float]:
     exits = load_exits(run, config=config)
     data = open_data(config.data, seed=config.seed, info=exits.info)
     right, count = (np.zeros(exits.info.num_classes) for _ in range(2))
-    for item in evaluation_pass("test", exits.info.num_test, 500):
-        if item is not None:
-            images, labels = data.microbatch(item)
-            answers = exits.answer(torch.from_numpy(images), last=exits.best_stage)
-            np.add.at(count, labels, 1)
-            np.add.at(right, labels, answers.classes == labels)
+    for images, labels in microbatches(data, "test", 500):
+        answers = exits.answer(images, last=exits.best_stage)
+        np.add.at(count, labels, 1)
+        np.add.at(right, labels, answers.classes == labels)
     return dict(zip(exits.info.class_names, (right / np.maximum(count, 1)).tolist(), strict=True))
 
 

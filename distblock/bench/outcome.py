@@ -94,6 +94,18 @@ def read_options(kind: type[O], name: str, arguments: Sequence[str]) -> O:
     return options
 
 
+def keep_line(path: str | None, content: Mapping[str, Any]) -> None:
+    """Write a line of JSON behind those that are there: nothing is lost if the rest is cut short.
+
+    Args:
+        path: the file; None: nobody asked for one.
+        content: of the line.
+    """
+    if path is not None:
+        with Path(path).open("a") as file:
+            file.write(f"{json.dumps(content)}\n")
+
+
 def conclude(name: str, options: Outputs, outcome: Outcome) -> None:
     """Write, draw and compare, as the options ask.
 

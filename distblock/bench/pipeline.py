@@ -7,7 +7,6 @@ another algorithm. That is the comparison: what a user's samples per second are.
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from distblock.bench import linked
-from distblock.bench.outcome import Outcome, Outputs, conclude, read_options
+from distblock.bench.outcome import Outcome, Outputs, conclude, keep_line, read_options
 from distblock.bench.pictures import Bars
 from distblock.bench.rivals.lineup import Choice, Rivals, line_up
 from distblock.bench.rivals.trials import STAGES_PER_PROCESS, Kind, Wire
@@ -139,9 +138,7 @@ def main(arguments: Sequence[str]) -> None:
 def _tell(options: Options, link: str, figures: Round) -> None:
     """A round is over: it took minutes, and there are more."""
     print(f"{link}: {', '.join(f'{name} {value:.0f}' for name, value in figures.items())}", file=sys.stderr)
-    if options.log is not None:
-        with Path(options.log).open("a") as file:
-            file.write(f"{json.dumps({'link': link, **figures})}\n")
+    keep_line(options.log, {"link": link, **figures})
 
 
 def _check(options: Options) -> None:

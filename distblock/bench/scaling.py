@@ -8,7 +8,6 @@ stages everywhere, and every host has just so many CPUs that the placement group
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import tempfile
@@ -21,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distblock.bench.on_hosts import check_hosts, cut_images, train_on_hosts
-from distblock.bench.outcome import Outcome, Outputs, conclude, read_options
+from distblock.bench.outcome import Outcome, Outputs, conclude, keep_line, read_options
 from distblock.bench.pictures import Bars
 from distblock.errors import InputError
 
@@ -261,9 +260,7 @@ def _flags(options: Options, folder: Path) -> list[str]:
 
 
 def _log(options: Options, figures: Figures) -> None:
-    if options.log is not None:
-        with Path(options.log).open("a") as file:
-            file.write(json.dumps({**asdict(figures), "share_of_line": figures.share_of_line}) + "\n")
+    keep_line(options.log, {**asdict(figures), "share_of_line": figures.share_of_line})
 
 
 def make_table(options: Options, measured: Sequence[Figures]) -> Table:

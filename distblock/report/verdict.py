@@ -224,18 +224,19 @@ class _Judge:
         }
 
     def _edges(self) -> list[Cause]:
+        quick = self._quickly_called()
         return [
             Cause(
                 kind="edge",
                 where=self._edge(place),
                 place=place,
-                seconds=self._saved_s(self._without_edge(place)),
+                seconds=self._saved_s(self._without_edge(place, quick)),
             )
             for place in self._places
         ]
 
-    def _without_edge(self, place: int) -> Change:
-        free, quick = _hopping([place], 0.0), self._quickly_called()
+    def _without_edge(self, place: int, quick: Change) -> Change:
+        free = _hopping([place], 0.0)
         sender, receiver = self._recording.nodes[place - 1 : place + 1]
         if sender == receiver:
             return free

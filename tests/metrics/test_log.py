@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
 
-from distblock.messages import Arrival, Departure, Item, StageReport, WorkerReport
+from distblock.messages import Arrival, Departure
 from distblock.metrics import log
 from distblock.metrics.accounting import Account
 from distblock.metrics.log import HOPS_COUNTS, HOPS_QUANTILES, HOPS_SECONDS, HopsLog, metrics_table
@@ -59,8 +60,8 @@ def test_an_interval_holds_what_was_told_in_it():
     ]
 
 
-def test_quantiles_are_those_of_an_intervals_own_hops():
-    account, hops_log = Account(num_stages=2), HopsLog(interval_s=1.0)
+def test_quantiles_are_those_of_an_intervals_own_hops(run):
+    account, hops_log = Account(num_stages=3), HopsLog(interval_s=1.0)
     taken = {0: [0.010 * (1 + place) for place in range(100)], 1: [], 2: [2.0]}
     for interval, seconds in taken.items():
         for each in seconds:
@@ -68,7 +69,7 @@ def test_quantiles_are_those_of_an_intervals_own_hops():
             departure = Departure(edge=0, payload_bytes=8, wire_bytes=8, encode_s=0.0, put_s=each / 2)
             account.record_departure(departure, "localhost")
             arrival = Arrival(edge=0, fetch_s=each / 4, decode_s=each / 4, exposed_s=0.0)
-            account.record(worker_report(arrival))
+            account.record(replace(run.reports[0], arrivals=(arrival,), departures=()))
     first, second = hops_log.table(account).to_pylist()
     # Oracle: by hand, the n-th of 100 in order; within the histogram's 1 %.
     assert [first[name] for name in HOPS_QUANTILES] == pytest.approx([0.01, 0.5, 0.99, 1.0], rel=0.0101)
@@ -78,33 +79,6 @@ def test_quantiles_are_those_of_an_intervals_own_hops():
     again = HopsLog(interval_s=1.0, before=older, account=account).table(account)
     assert again.column("p50_s").null_count == 2
     assert again.drop_columns(list(HOPS_QUANTILES)).equals(older)
-
-
-def worker_report(arrival: Arrival) -> WorkerReport:
-    stage_report = StageReport(
-        stage=0,
-        role="forward",
-        loss_sum=0.0,
-        transport_cost_sum=0.0,
-        num_correct=0,
-        num_samples=0,
-        compute_s=0.0,
-        lr=None,
-        multiplier=None,
-        updates=0,
-    )
-    return WorkerReport(
-        worker=0,
-        item=Item.of_batch(0, 1),
-        stages=(stage_report,),
-        arrivals=(arrival,),
-        departures=(),
-        started_s=0.0,
-        finished_s=0.0,
-        idle_s=0.0,
-        peak_memory_bytes=0,
-        node="localhost",
-    )
 
 
 def test_asking_for_the_table_changes_nothing(run):

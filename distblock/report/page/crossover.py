@@ -6,7 +6,7 @@ import statistics
 from collections import defaultdict
 
 from distblock.planning.crossover import Workload
-from distblock.report.calibration import ONE_STREAM
+from distblock.report.calibration import ONE_STREAM, place_of
 from distblock.report.page.run import Run, first_stages
 
 
@@ -21,14 +21,15 @@ def workload(run: Run) -> Workload | None:
     if run.timeline is None or not num_samples or len(firsts) < 2 or run.config.regime.name not in ONE_STREAM:
         return None
     each_s: dict[int, list[float]] = defaultdict(list)
-    for row in run.timeline.to_pylist():
-        if row["worker"] >= 0 and row["purpose"] == "train":
-            seconds = row["finished_s"] - row["started_s"]
-            each_s[row["worker"] // run.config.workers_per_stage].append(seconds / row["num_samples"])
+    columns = ["worker", "purpose", "started_s", "finished_s", "num_samples"]
+    for row in run.timeline.select(columns).to_pylist():
+        place = place_of(row["worker"], run.config.workers_per_stage)
+        if place and row["purpose"] == "train":
+            each_s[place].append((row["finished_s"] - row["started_s"]) / row["num_samples"])
     if len(each_s) < len(firsts):
         return None
     return Workload(
-        worker_s=tuple(statistics.median(each_s[worker]) for worker in sorted(each_s)),
+        worker_s=tuple(statistics.median(each_s[place]) for place in sorted(each_s)),
         edge_bytes=tuple(edges[first]["payload_bytes"] / num_samples for first in firsts[1:]),
         num_parameters=sum(stage["num_parameters"] for stage in run.summary["stages"]),
         batch_size=run.config.data.batch_size,

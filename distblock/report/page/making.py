@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from distblock.planning.crossover import Workload, ways
+from distblock.planning.crossover import PIECES, Workload, ways
 from distblock.report import tables
 from distblock.report.early_exits import MOST_CLASSES
 from distblock.report.page import pictures
@@ -74,7 +74,12 @@ def _content(run: Run) -> dict[str, Any]:
 
 def _crossover(run: Run, work: Workload) -> dict[str, Any]:
     found = [(name, way.bytes_per_sample, way.pace) for name, way in ways(work).items()]
-    return {"picture": Markup(pictures.crossover(run, work)), "ways": found, "batch_size": work.batch_size}
+    return {
+        "picture": Markup(pictures.crossover(run, work)),
+        "ways": found,
+        "batch_size": work.batch_size,
+        "pieces": PIECES,
+    }
 
 
 def _early_exits(run: Run, found: Mapping[str, Any]) -> dict[str, Any]:
