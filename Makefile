@@ -5,7 +5,7 @@ BIN := .venv/bin
 # torch first and by itself: a range that another package names would otherwise pull the CUDA build.
 TORCH := torch==2.13.0
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test test-all lint clean
 
 setup: .venv/.done
 
@@ -27,6 +27,10 @@ lint: setup
 
 test: lint
 	$(BIN)/pytest
+
+# What takes minutes and differs from a quick case in regime or size alone, too.
+test-all: lint
+	$(BIN)/pytest -m ""
 
 clean:
 	rm -rf .venv

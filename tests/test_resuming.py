@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from further import further
 
 from distblock import BlockTrainer, InputError, local
 from distblock.errors import AttemptLostError
@@ -78,11 +79,16 @@ def figures(summary: dict[str, Any]) -> list[list[Any]]:
     return [[stage[key] for key in FIGURES] for stage in summary["stages"]]
 
 
-ON_WORKERS = ("wavefront-cache", "two-workers", "microbatches")
+FURTHER_ON_WORKERS = ("wavefront-cache", "microbatches")
 
 
 @pytest.mark.parametrize(
-    ("regime", "executor"), [*((name, "local") for name in REGIMES), *((name, "ray") for name in ON_WORKERS)]
+    ("regime", "executor"),
+    [
+        *((name, "local") for name in REGIMES),
+        ("two-workers", "ray"),
+        *(further(name, "ray") for name in FURTHER_ON_WORKERS),
+    ],
 )
 def test_a_run_that_was_cut_short_ends_as_if_it_had_not_been(tmp_path: Path, regime: str, executor: str):
     changes = {"resources": {}} if executor == "local" else {}

@@ -16,6 +16,7 @@ import pyarrow.fs
 import pytest
 import torch
 from clusters import TOKEN, Cluster, started_cluster
+from further import further
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, UserCallback
 from ray.train.v2.api.callback import RayTrainCallback
 from safetensors.torch import load_file
@@ -93,7 +94,7 @@ def test_the_users_network_and_data_can_be_given_in_python(tmp_path: Path):
     assert passes[best].accuracy == 1.0
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet18", further("resnet50")])
 def test_torchvision_loads_what_is_exported(tmp_path: Path, name: str):
     from distblock.vision import models
 

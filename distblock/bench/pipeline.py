@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, get_args
 
 import tyro
 from rich.console import Console
@@ -26,6 +26,7 @@ from distblock.bench.rivals.lineup import Choice, Rivals, line_up
 from distblock.bench.rivals.trials import STAGES_PER_PROCESS, Kind, Wire
 from distblock.bench.standings import Round, best, make_matrix, make_table, our_name, ratios
 from distblock.bench.workers import Rates, Settings, measure_apart, measure_workers
+from distblock.config import Codec
 from distblock.errors import InputError
 
 ON_HOSTS: tuple[Kind, ...] = ("DDP", "GPipe", "1F1B")
@@ -57,7 +58,7 @@ class Options(Outputs):
     """crop and flip"""
     first_epoch: bool = False
     """count microbatches of a first epoch, whose images are still to be decoded; default: of later ones"""
-    codec: Literal["fp32", "bf16"] = "fp32"
+    codec: Codec = "fp32"
     """of what crosses from worker to worker"""
     gpus_per_worker: float = 0.0
     """above 0: on GPUs, a worker on such a share of one; beside plain training on one GPU"""
@@ -70,7 +71,7 @@ class Options(Outputs):
     rival_steps: int = 20
     """rivals' steps a round that count"""
     rival_precision: Wire | None = None
-    """of what crosses between stages of rivals; default: as the codec"""
+    """of what crosses between stages of rivals; default: as the codec, bf16 where they have no such one"""
     hosts: bool = False
     """each worker, and each process of a rival, on a host of its own (cluster/hosts; root, from a checkout)"""
     rate: str = "100mbit"
@@ -95,6 +96,11 @@ class Options(Outputs):
         if self.gpus_per_worker:
             return ON_GPUS
         return ON_HOSTS if self.hosts else get_args(Kind)
+
+    @property
+    def wire(self) -> Wire:
+        """Of rivals."""
+        return self.rival_precision or ("fp32" if self.codec == "fp32" else "bf16")
 
     @property
     def ours(self) -> str:
@@ -185,7 +191,7 @@ def _choice(options: Options) -> Choice:
         kinds=options.kinds,
         processes=options.processes,
         microbatches=options.rival_microbatches,
-        wire=options.rival_precision or options.codec,
+        wire=options.wire,
         steps=options.rival_steps,
     )
 
@@ -204,11 +210,10 @@ def _named(number: int, rates: Rates) -> dict[str, float]:
 
 
 def _title(options: Options, link: str) -> str:
-    wire = options.rival_precision or options.codec
     return (
         f"{options.model} in {options.processes} stages, batch {options.batch_size}, {options.rounds} rounds,"
         f" {'the first epoch' if options.first_epoch else 'later epochs'}, distblock sends {options.codec}, rivals"
-        f" {wire}; {link}"
+        f" {options.wire}; {link}"
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distblock.bench import linked
-from distblock.bench.outcome import Outcome, Outputs, conclude, read_options
+from distblock.bench.outcome import Outcome, Outputs, conclude, keep_line, read_options
 from distblock.bench.pictures import Bars
 from distblock.bench.workers import Settings, measure_workers, prepare_run
 from distblock.config import Codec
@@ -41,6 +42,8 @@ class Options(Outputs):
     """of each case"""
     hosts: bool = False
     """cases over links, too (cluster/hosts; root, from a checkout)"""
+    log: str | None = None
+    """write every round of a case as a line of JSON here as it ends: nothing is lost if the rest is cut short"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,12 +115,19 @@ def main(arguments: Sequence[str]) -> None:
     cases = [known[name] for name in options.cases] or [case for case in CASES if options.hosts or case.rate is None]
     if any(case.rate for case in cases):
         linked.check(2, "20mbit")
-    found = {case.name: [_round(options, case) for _ in range(options.rounds)] for case in cases}
+    found = {case.name: [_kept(options, case) for _ in range(options.rounds)] for case in cases}
     Console(width=140).print(_table(found))
     conclude("plan", options, make_outcome(found))
 
 
 Figures = Mapping[str, float]
+
+
+def _kept(options: Options, case: Case) -> Figures:
+    figures = _round(options, case)
+    print(f"{case.name}: {', '.join(f'{name} {value:.0f}' for name, value in figures.items())}", file=sys.stderr)
+    keep_line(options.log, {"case": case.name, **figures})
+    return figures
 
 
 def _round(options: Options, case: Case) -> Figures:

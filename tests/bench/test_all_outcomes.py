@@ -14,6 +14,8 @@ from distblock.bench import (
     faults,
     memory,
     new_classes,
+    parcels,
+    partitions,
     plan,
     recovery,
     scaling,
@@ -24,6 +26,7 @@ from distblock.bench import (
 )
 from distblock.bench.outcome import EXPECTATIONS, Outcome, Outputs, content
 from distblock.bench.pictures import draw
+from distblock.bench.turns import Turn
 from distblock.messages import Failure
 from distblock.report.verdict import Cause, Verdict
 
@@ -181,3 +184,19 @@ def test_new_classes(tmp_path: Path):
     outcome = check(new_classes.make_outcome(results), tmp_path)
     assert outcome.ratios["accuracy, tau 1 / greedy, 20 a class, new alone"] == pytest.approx([0.4 / 0.3] * 2)
     assert new_classes.make_table(results).row_count == 3
+
+
+def test_partitions(tmp_path: Path):
+    rounds = [{(1,): 80.0, (2,): 100.0, (3,): speed} for speed in (95.0, 95.0, 300.0)]
+    found = partitions.Found(planned=(2,), equal=(1,), rounds=rounds)
+    assert found.best == (2,)  # one lucky round does not choose
+    outcome = check(partitions.make_outcome({"net": found}), tmp_path)
+    assert outcome.ratios["planned / equal block counts, net"] == [1.25] * 3
+    assert outcome.ratios["planned / best of all, net"] == [1.0] * 3
+
+
+def test_parcels(tmp_path: Path):
+    paces = {"one a call": 100.0, "auto": 350.0}
+    turns = {side: Turn(samples_per_s=pace, loop_s=1e-3) for side, pace in paces.items()}
+    outcome = check(parcels.make_outcome({"net": [turns, turns]}), tmp_path)
+    assert outcome.ratios["auto / one a call, net"] == [3.5, 3.5]

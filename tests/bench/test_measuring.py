@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from distblock.bench.measuring import Options, Turn, main, make_outcome, workloads
+from distblock.bench.measuring import Options, main, make_outcome, workloads
+from distblock.bench.turns import Turn
 from distblock.errors import InputError
 
 
 def test_ratios_are_of_on_over_off_within_a_round():
     rounds = [
-        {True: Turn(samples_per_s=99.0, loop_s=3e-4), False: Turn(samples_per_s=100.0, loop_s=2e-4)},
-        {True: Turn(samples_per_s=50.0, loop_s=6e-4), False: Turn(samples_per_s=50.0, loop_s=4e-4)},
+        {"on": Turn(samples_per_s=99.0, loop_s=3e-4), "off": Turn(samples_per_s=100.0, loop_s=2e-4)},
+        {"on": Turn(samples_per_s=50.0, loop_s=6e-4), "off": Turn(samples_per_s=50.0, loop_s=4e-4)},
     ]
     outcome = make_outcome({"small": rounds})
     assert outcome.ratios["samples/s, on / off, small"] == [0.99, 1.0]

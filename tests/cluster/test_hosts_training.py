@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from further import further
 
 from cluster.hosts import Hosts, HostSettings, Link, hosts, missing
 from distblock import BlockTrainer
@@ -30,7 +31,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [stage["weights_sha256"] for stage in result.metrics["stages"]]
 
 
-@pytest.fixture(params=[Link(), Link(rate="100mbit", delay_s=0.0125)], ids=["unlimited", "100mbit-12.5ms"])
+@pytest.fixture(params=[further(Link()), Link(rate="100mbit", delay_s=0.0125)], ids=["unlimited", "100mbit-12.5ms"])
 def two(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Hosts]:
     with hosts([HostSettings(cpus=2, link=request.param)] * 2, shared=[tmp_path]) as fleet:
         yield fleet

@@ -175,6 +175,7 @@ def compare(title: str, summary: dict[str, Any], exchanged: Exchanged) -> None:
     assert payload <= exchanged.between < OVERHEAD * wire
 
 
+@pytest.mark.further
 def test_the_demo_as_a_job(fleet: Fleet, tmp_path: Path):
     summary, exchanged = submitted(fleet, "demo", DEMO)
     assert weights(summary) == plain_weights(DEMO, tmp_path)

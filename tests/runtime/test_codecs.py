@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from disturbed import check, run, undisturbed
+from further import further
 
 from distblock import BlockTrainer
 from distblock.config import make_config
@@ -46,7 +47,7 @@ def test_two_workers_and_what_crosses_between_them(tmp_path: Path):
     assert sum(share > 0 for share in shares) == 1
 
 
-@pytest.mark.parametrize("codecs", [("topk", "diff2"), ("vq", "diff4")])
+@pytest.mark.parametrize("codecs", [("topk", "diff2"), further(("vq", "diff4"))])
 def test_ends_that_die_come_back_with_what_they_remembered(codecs: tuple[str, str]):
     check(
         values(*codecs),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from further import further
 
 from cluster.hosts import Hosts, hosts, missing
 from distblock import BlockTrainer
@@ -86,7 +87,7 @@ def check(summary: dict[str, Any], expected: list[str]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("fleet", [[2, 2, 2]], indirect=True, ids=["three"])
-@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize("regime", ["parallel", further("wavefront")])
 def test_a_node_dies_and_the_others_go_on(fleet: Hosts, tmp_path: Path, alone: dict[str, list[str]], regime: str):
     summary, log = train_and(lambda: fleet.kill_host(2), None, fleet, tmp_path, regime)
     check(summary, alone[regime])

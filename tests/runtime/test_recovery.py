@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 from disturbed import check, run, undisturbed
+from further import further
 from ray.exceptions import RayTaskError
 
 from distblock import BlockTrainer
@@ -61,7 +62,7 @@ def values(regime: str, **changes: Any) -> dict[str, Any]:
     [
         ("parallel", 0, 5, "before"),
         ("wavefront-cache", 1, 9, "computed"),
-        ("two-workers", 1, 12, "before"),
+        further("two-workers", 1, 12, "before"),
     ],
 )
 def test_a_worker_that_is_killed_is_replaced_alone(regime: str, worker: int, turn: int, moment: Any):
@@ -71,7 +72,7 @@ def test_a_worker_that_is_killed_is_replaced_alone(regime: str, worker: int, tur
     assert failure.held_up_s > 0
 
 
-@pytest.mark.parametrize("regime", ["sequential", "wavefront-frozen", "microbatches"])
+@pytest.mark.parametrize("regime", ["microbatches", further("sequential"), further("wavefront-frozen")])
 def test_random_faults(regime: str):
     draw = random.Random(regime)
     workers = REGIMES[regime].get("resources", {}).get("workers", 3)
@@ -87,7 +88,7 @@ def test_random_faults(regime: str):
     check(values(regime), *faults)
 
 
-@pytest.mark.parametrize("kind", ["freeze", "hang"])
+@pytest.mark.parametrize("kind", ["freeze", further("hang")])
 def test_a_worker_that_freezes_is_replaced(kind: FaultKind):
     config = values("parallel")
     config["recovery"] = {**config["recovery"], "deadline_s": 3.0}
@@ -108,7 +109,7 @@ def test_one_worker_again_and_again():
     assert {failure.who for failure in failures} == {"worker 1 (stages 1 to 1)"}
 
 
-@pytest.mark.parametrize("regime", ["parallel", "wavefront-cache"])
+@pytest.mark.parametrize("regime", ["parallel", further("wavefront-cache")])
 def test_everything_back_to_the_last_checkpoint(regime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What other trainers do, and what a node's death takes: here for a worker's."""
     faults = (
@@ -137,7 +138,7 @@ def test_everything_back_to_the_last_checkpoint(regime: str, tmp_path: Path, mon
     ]
 
 
-@pytest.mark.parametrize("regime", ["microbatches", "wavefront-cache"])
+@pytest.mark.parametrize("regime", ["wavefront-cache", further("microbatches")])
 def test_a_worker_that_dies_in_the_middle_of_a_parcel_is_replaced_alone(regime: str):
     config = values(regime, channel={"microbatches_per_call": 3})
     [failure] = check(config, fail_at(1, 1, 4, "kill"))

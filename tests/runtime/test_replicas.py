@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from disturbed import check
+from further import further
 
 from distblock import BlockTrainer
 from distblock.config import make_config
@@ -43,7 +44,7 @@ def values(name: str, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("shared_ray")
-@pytest.mark.parametrize("name", ["three", "microbatches", "wavefront", "end-to-end"])
+@pytest.mark.parametrize("name", ["microbatches", "wavefront", further("three"), further("end-to-end")])
 def test_replicas_come_to_the_weights_of_a_loop_over_their_shares(name: str):
     check(values(name))
 
@@ -53,8 +54,8 @@ def test_replicas_come_to_the_weights_of_a_loop_over_their_shares(name: str):
     ("name", "faults"),
     [
         ("two", [fail_at(1, 1, 2, "kill"), Fault(worker=0, turn=9, replica=1)]),
-        ("microbatches", [Fault(worker=2, turn=9, replica=1, kind="segfault", moment="before")]),
-        ("wavefront", [Fault(worker=1, turn=8, replica=1, moment="stored")]),
+        further("microbatches", [Fault(worker=2, turn=9, replica=1, kind="segfault", moment="before")]),
+        further("wavefront", [Fault(worker=1, turn=8, replica=1, moment="stored")]),
     ],
 )
 def test_a_dead_replica_restarts_its_stages_group_alone(name: str, faults: list[Fault]):

@@ -73,6 +73,7 @@ def test_resnet20_in_9_stages_on_cifar10(tmp_path: Path, small_cifar10: Path):
     assert weights(config, tmp_path / "two", resources={"workers": 2}) == expected
 
 
+@pytest.mark.further
 def test_torchvision_resnet18_in_4_stages_on_cifar10(tmp_path: Path, small_cifar10: Path):
     config = {
         "model": {"name": "torchvision/resnet18", "stages": 4},

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from clusters import Cluster, started_cluster
+from further import further
 
 from distblock import BlockTrainer
 
@@ -48,7 +49,7 @@ def weights_alone(folder: Path, **changes: Any) -> list[str]:
     return [stage["weights_sha256"] for stage in metrics["stages"]]
 
 
-@pytest.mark.parametrize("inputs", ["cache", "frozen"])
+@pytest.mark.parametrize("inputs", ["cache", further("frozen")])
 def test_the_wavefront_on_two_nodes(two_nodes: Cluster, tmp_path: Path, inputs: str):
     arguments = f"{ARGUMENTS} --regime.name wavefront --regime.inputs {inputs} --resources.strategy SPREAD"
     wave = train(two_nodes, tmp_path, arguments)

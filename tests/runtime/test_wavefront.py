@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from further import further
 
 from distblock import BlockTrainer
 
@@ -42,7 +43,7 @@ def check(config: dict[str, Any], tmp_path: Path, **regime: Any) -> tuple[dict[s
     return alone, wave
 
 
-@pytest.mark.parametrize(("laps", "inputs"), [(1, "cache"), (4, "cache"), (2, "frozen")])
+@pytest.mark.parametrize(("laps", "inputs"), [(4, "cache"), further(1, "cache"), further(2, "frozen")])
 def test_digits(tmp_path: Path, laps: int, inputs: str):
     alone, wave = check(DIGITS, tmp_path, laps=laps, inputs=inputs)
     assert wave["inputs"] == inputs
@@ -89,6 +90,7 @@ def test_caches_are_freed(tmp_path: Path):
     assert list((tmp_path / "caches").iterdir()) == []
 
 
+@pytest.mark.further
 def test_resnet20_in_9_stages_on_cifar10(tmp_path: Path, small_cifar10: Path):
     data = {"name": "parquet", "path": str(small_cifar10), "batch_size": 64, "fraction": 0.3, "augment": AUGMENT}
     _, wave = check({"model": {"name": "resnet20"}, "data": data}, tmp_path, laps=2)

@@ -1,0 +1,12 @@
+"""Cases that take minutes and differ from a quick one in regime or size alone: ``make test-all`` runs them, too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+
+def further(*values: Any) -> Any:
+    """A parameter of such a case."""
+    return pytest.param(*values, marks=pytest.mark.further)
