@@ -278,7 +278,7 @@ class WorkerReport:
         arrivals, departures: the hops in and out, those between two stages of this worker too.
         started_s, finished_s: when computing began and ended, seconds since the epoch of the worker's wall clock.
         idle_s: seconds between the end of the last computing and the start of this one.
-        peak_memory_bytes: largest so far: allocated on the device, or resident in the process on a CPU.
+        peak_memory_bytes: largest so far: allocated on the device, or of the process on a CPU, without what it shares.
         node: the host's address.
         reused: numbers of earlier microbatches that the worker has trained on again since its last report.
         reuse_s: seconds it computed on them.

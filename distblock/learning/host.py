@@ -7,7 +7,6 @@ differ: features pass from stage to stage through the same codec whether or not 
 from __future__ import annotations
 
 import copy
-import resource
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +25,7 @@ from distblock.config import Config
 from distblock.errors import DeviceLostError, PeerLostError, StageError
 from distblock.learning.blueprint import Blueprint, Build, Problem, classifier_of, network
 from distblock.learning.initialization import initialize
+from distblock.learning.memory import PeakMemory
 from distblock.learning.network import Block, blocks_state
 from distblock.learning.replicas import AllHere, PeersGoneError, Replicas
 from distblock.learning.stage import Measures, Stage
@@ -127,6 +127,7 @@ class Host:
             # Some of cuDNN's ways to a gradient add in whatever order threads come: no two runs would be the same.
             torch.backends.cudnn.deterministic = True
         self._clock = clock
+        self._memory = PeakMemory()
         self._shelf = shelf
         self._replicas = replicas or AllHere(spec.config.replicas)
         # On cached inputs, copies are what a lost cache is computed from again.
@@ -261,10 +262,10 @@ class Host:
         return Work(features=features, reports=tuple(reports), arrivals=tuple(arrivals), departures=tuple(departures))
 
     def peak_memory_bytes(self) -> int:
-        """Largest number so far: allocated on the device, or resident in this process on a CPU."""
+        """Largest number so far: allocated on the device, or of this process on a CPU, without the object store."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return self._memory.so_far()
 
     def _work_one(self, stage: Stage, item: Item, features: Features, labels: Tensor) -> tuple[Features, StageReport]:
         begun_s = self._clock()
