@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
+from distblock.chance import seeded
 from distblock.seeds import derive_seed
 from distblock.vision import v2
 
@@ -38,6 +38,5 @@ def build_augmentation(names: Sequence[str], *, image_size: int, mean: Sequence[
 
 def augment(image: Tensor, transform: v2.Transform, *, seed: int, epoch: int, index: int) -> Tensor:
     """One image, transformed; ``index`` is the sample's in its data set."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "augment", epoch, index))
+    with seeded(derive_seed(seed, "augment", epoch, index)):
         return transform(image)

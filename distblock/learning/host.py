@@ -276,7 +276,8 @@ class Host:
             elif role == "train":
                 self._keep_lap(stage, item.lap)
                 features, measures = stage.train(item, features, labels)
-                time.sleep(self.spec.delays_s.get(stage.index, 0.0))
+                if delay_s := self.spec.delays_s.get(stage.index):
+                    time.sleep(delay_s)
             else:
                 features, measures = stage.evaluate(features, labels)
         except Exception as error:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+
+from distblock.chance import seeded
 
 Initialization = Literal["orthogonal", "kaiming", "built"]
 
@@ -30,8 +31,7 @@ def initialize(module: nn.Module, how: Initialization, *, gain: float, seed: int
     """
     if how == "built":
         return
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         for layer in module.modules():
             _initialize_layer(layer, how, gain)
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from distblock.chance import seeded
 from distblock.codecs.cast import Features
 from distblock.config import Config
 from distblock.learning.network import Block, detach, joined, main_tensor, part_of, run_blocks, versions_of
@@ -280,8 +281,8 @@ class Stage:
             if self._averaging is not None:
                 self._averaging.restore()
             # Random layers draw by (stage, microbatch): what they draw does not depend on who else shares the process.
-            with torch.random.fork_rng(self._rng_devices()):
-                torch.manual_seed(derive_seed(self._seed, item.epoch, item.index, *([replica] if replica else [])))
+            seed = derive_seed(self._seed, item.epoch, item.index, *([replica] if replica else []))
+            with seeded(seed, self.device):
                 leaving, logits, cost = self.loss_terms(part_of(features, part))
             targets = labels[part]
             cross_entropy = nn.functional.cross_entropy(logits, targets, label_smoothing=self._label_smoothing)
@@ -350,9 +351,6 @@ class Stage:
         if self._channels_last and isinstance(features, Tensor) and features.ndim == 4:
             return features.contiguous(memory_format=torch.channels_last)
         return features
-
-    def _rng_devices(self) -> list[torch.device]:
-        return [self.device] if self.device.type == "cuda" else []
 
 
 def _sum(measures: Sequence[Measures]) -> Measures:
