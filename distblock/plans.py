@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +19,7 @@ from distblock.learning.blueprint import Build, Problem
 from distblock.learning.partition import balance
 from distblock.planning.layout import Plan, Planner, Seat, quickest
 from distblock.planning.profile import Profile, profile
+from distblock.planning.rehearsal import rehearse
 from distblock.planning.surroundings import look_around
 from distblock.planning.tables import alternatives_table, explain, plan_table, profile_table
 
@@ -34,6 +35,12 @@ USAGE = """usage: distblock plan [OPTIONS] [--config FILE.yaml] [--KEY VALUE ...
 """
 
 OWN = ("--seats", "--link-rate", "--cores", "--memory", "--codecs", "--to")
+
+WORTH_TRYING = 1.15
+"""How much slower than the best a layout may look to be tried."""
+
+MOST_TRIED = 3
+"""Layouts that are tried; each takes some ten seconds."""
 
 NEIGHBOURS = 3
 """Partitions that are looked at for each candidate that is wanted."""
@@ -146,7 +153,7 @@ def search(request: Request, *, model: Build | None = None, dataset: Callable[..
     measured = profile(
         config, problem, build=model, codecs=tuple(dict.fromkeys(("fp32", *request.codecs))), processes=together
     )
-    return choose(request, measured, data)
+    return _tried(choose(request, measured, data), request, problem, model)
 
 
 def choose(request: Request, measured: Profile, data: DataSet) -> Found:
@@ -159,17 +166,48 @@ def choose(request: Request, measured: Profile, data: DataSet) -> Found:
     planner = Planner(measured, around, codecs=request.codecs, replicas=request.config.replicas)
     by_count = planner.by_count(seats)
     plan = quickest(by_count.values())
-    others = {
-        f"{count} worker{'s' if count > 1 else ''}": other
-        for count, other in by_count.items()
-        if other.cuts != plan.cuts
-    }
+    others = {_workers(count): other for count, other in by_count.items() if other.cuts != plan.cuts}
     number = len(plan.pieces)
     own = [piece.seat for piece in plan.pieces]
     equal = balance([1] * planner.num_blocks, number)
     if equal != plan.cuts:
         others["as many blocks each"] = planner.of_cuts(equal, own)
     return Found(plan=plan, others=others, profile=measured, planner=planner)
+
+
+def _tried(found: Found, request: Request, problem: Problem, build: Build | None) -> Found:
+    """The layouts that look best, as they are when they are tried; the quickest that fits is the plan.
+
+    Raises:
+        InputError: none of them fits.
+    """
+    layouts = {_workers(len(found.plan.pieces)): found.plan, **found.others}
+    near = [name for name, plan in layouts.items() if plan.pace_s <= WORTH_TRYING * found.plan.pace_s]
+    near = sorted(near, key=lambda name: layouts[name].pace_s)[:MOST_TRIED]
+    layouts |= {name: try_out(layouts[name], found.planner, request.config, problem, build) for name in near}
+    fitting = {name: layouts[name] for name in near if layouts[name].memory_share <= 1}
+    if not fitting:
+        smallest = min((layouts[name] for name in near), key=lambda plan: plan.memory_share)
+        piece = max(smallest.pieces, key=lambda piece: piece.memory_share)
+        raise InputError(
+            f"plan: expected workers that take at most {piece.seat.memory_bytes / 1e6:,.0f} MB, but when it was tried,"
+            f" blocks {piece.blocks.start} to {piece.blocks.stop - 1} took {piece.memory_bytes / 1e6:,.0f} MB; take"
+            " more workers, more memory or smaller microbatches (--data.microbatch-size)"
+        )
+    plan = quickest(fitting.values())
+    others = {name: other for name, other in layouts.items() if other.cuts != plan.cuts}
+    return replace(found, plan=plan, others=others)
+
+
+def try_out(plan: Plan, planner: Planner, config: Config, problem: Problem, build: Build | None = None) -> Plan:
+    """A plan, with what its stages take of this machine when they run at once."""
+    nodes = [piece.seat.node for piece in plan.pieces]
+    rehearsed = rehearse(apply(plan, config), problem, nodes=nodes, cores=planner.cores, build=build)
+    return planner.as_rehearsed(plan, rehearsed)
+
+
+def _workers(count: int) -> str:
+    return f"{count} worker{'s' if count > 1 else ''}"
 
 
 def apply(plan: Plan, config: Config) -> Config:

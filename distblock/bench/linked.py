@@ -20,7 +20,7 @@ from distblock.bench.scaling import bits_per_s
 from distblock.bench.standings import Round, our_name
 from distblock.bench.workers import Rates, Settings, measure_apart
 from distblock.errors import InputError, RunFailedError
-from distblock.runtime.crew import KEEP_MEMORY
+from distblock.learning.memory import KEEP_MEMORY
 
 if TYPE_CHECKING:
     from cluster.hosts import Hosts

@@ -26,7 +26,7 @@ from distblock.config import Codec
 from distblock.errors import InputError
 from distblock.planning.layout import Plan, Seat
 from distblock.planning.profile import profile
-from distblock.plans import Request, choose
+from distblock.plans import Request, choose, try_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +170,9 @@ def foretell(settings: Settings, case: Case) -> Plan:
     codecs: tuple[Codec, ...] = tuple(dict.fromkeys(("fp32", case.codec)))
     together = min(2, case.stages * case.replicas)
     measured = profile(prepared.config, prepared.problem, codecs=codecs, processes=together)
-    return choose(request, measured, prepared.data).planner.of_cuts(prepared.blueprint.partition.cuts, seats)
+    planner = choose(request, measured, prepared.data).planner
+    plan = planner.of_cuts(prepared.blueprint.partition.cuts, seats)
+    return try_out(plan, planner, prepared.config, prepared.problem)
 
 
 def make_outcome(found: Mapping[str, Sequence[Figures]]) -> Outcome:

@@ -143,7 +143,7 @@ def _ready(workload: Workload, sides: Mapping[str, Mapping[str, Any]]) -> Iterat
 
 
 def _round(ready: Mapping[str, Side], workload: Workload, number: int) -> Round:
-    order = list(ready) if number % 2 else list(reversed(ready))
+    order = list(ready) if number % 2 else list(ready)[::-1]
     turns = {name: _turn(ready[name], workload) for name in order}
     return {name: turns[name] for name in ready}
 

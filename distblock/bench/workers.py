@@ -21,11 +21,11 @@ from distblock import local
 from distblock.config import make_config
 from distblock.errors import RunFailedError
 from distblock.learning.host import HostSpec
+from distblock.learning.memory import KEEP_MEMORY
 from distblock.messages import Item, WorkerReport
 from distblock.metrics.observer import Silent
 from distblock.preparation import Prepared, make_job, prepare
 from distblock.runtime import driver
-from distblock.runtime.crew import KEEP_MEMORY
 from distblock.runtime.probe import run_alone
 from distblock.schedule.course import AllAtOnce
 from distblock.schedule.stream import stream

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 
 from distblock.config import Codec
@@ -21,7 +21,11 @@ from distblock.errors import InputError
 from distblock.planning.profile import Profile
 
 IN_FLIGHT = 4
-"""Microbatches on an edge whose memory is reckoned with, at both of its ends."""
+"""Outputs that a worker has in memory while they cross."""
+
+ALLOCATED = 1.7
+"""Memory that a step takes for a byte that it keeps: convolutions' own, and what an allocator leaves between tensors.
+ResNet-8 and ResNet-20, batches of 32 to 256, by the growth of workers' processes on a CPU."""
 
 MOST_ORDERS = 720
 """Orders of unequal workers that are tried; of more, the one by speed alone."""
@@ -85,6 +89,24 @@ class Piece:
     wire_bytes: float
     memory_bytes: float
 
+    @property
+    def memory_share(self) -> float:
+        """Of what its worker may take."""
+        return self.memory_bytes / self.seat.memory_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rehearsed:
+    """A stage that was tried.
+
+    Attributes:
+        step_s: of one of its workers' share of a microbatch: processor seconds on a CPU with one thread, else wall.
+        memory_bytes: by which its process grew, with as many outputs as are in flight; on a GPU, allocated there.
+    """
+
+    step_s: float
+    memory_bytes: float
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -106,6 +128,11 @@ class Plan:
     def cuts(self) -> tuple[int, ...]:
         """Each stage's first block, from the second stage on."""
         return tuple(piece.blocks.start for piece in self.pieces[1:])
+
+    @property
+    def memory_share(self) -> float:
+        """Of the worker that has least to spare; above 1 it does not fit."""
+        return max(piece.memory_share for piece in self.pieces)
 
     @property
     def samples_per_s(self) -> float:
@@ -141,6 +168,11 @@ class Planner:
         """Of the network."""
         return len(self._profile.blocks)
 
+    @property
+    def cores(self) -> int:
+        """Of each node."""
+        return self._around.cores
+
     def best(self, seats: Sequence[Seat]) -> Plan:
         """The best one that uses some of the workers, or all; as for `by_count`."""
         return quickest(self.by_count(seats).values())
@@ -171,6 +203,20 @@ class Planner:
             offered = [self._piece(blocks, seat, before, codec, is_last=is_last) for codec in self._codecs_of(before)]
             pieces.append(min(offered, key=lambda piece: (max(piece.compute_s, piece.link_s), piece.compute_s)))
         return self._plan(pieces)
+
+    def as_rehearsed(self, plan: Plan, rehearsed: Sequence[Rehearsed]) -> Plan:
+        """A plan with what its stages took when they were tried, instead of sums over their blocks."""
+        share = 1 / self._replicas
+        return self._plan(
+            [
+                replace(
+                    piece,
+                    compute_s=piece.compute_s + (each.step_s - share * self.step_s(piece.blocks)) / piece.seat.speed,
+                    memory_bytes=self._around.base_bytes + each.memory_bytes,
+                )
+                for piece, each in zip(plan.pieces, rehearsed, strict=True)
+            ]
+        )
 
     def _best_of(self, order: Sequence[Seat]) -> Plan | None:
         """With these workers in this order: the smallest pace at which everything keeps up."""
@@ -267,7 +313,7 @@ class Planner:
             compute_s=share * compute_s / seat.speed + around.call_s,
             link_s=share * wire / rate,
             wire_bytes=wire,
-            memory_bytes=self._memory_bytes(blocks, entering, leaving),
+            memory_bytes=self._memory_bytes(blocks, leaving),
         )
 
     def step_s(self, blocks: range) -> float:
@@ -276,14 +322,15 @@ class Planner:
         rest = self._inner_s[blocks.stop] - self._inner_s[blocks.start + 1]
         return own[blocks.start].first_s + rest + own[blocks.stop - 1].classifier_s
 
-    def _memory_bytes(self, blocks: range, entering: float, leaving: float) -> float:
+    def _memory_bytes(self, blocks: range, leaving: float) -> float:
         own, last = self._profile.blocks, self._profile.blocks[blocks.stop - 1]
         state = self._state_bytes[blocks.stop] - self._state_bytes[blocks.start] + last.classifier_state_bytes
         kept = self._kept_bytes[blocks.stop] - self._kept_bytes[blocks.start] + last.classifier_saved_bytes
         # In the pass backward the gradients of one block's outputs are there beside what is kept.
         passing = 2 * max(own[block].leaving_bytes for block in blocks)
-        moving = IN_FLIGHT * (entering + leaving)
-        return self._around.base_bytes + state + (kept + passing + moving) / self._replicas
+        # What enters lies in the object store.
+        moving = IN_FLIGHT * leaving
+        return self._around.base_bytes + state + (ALLOCATED * (kept + passing) + moving) / self._replicas
 
     def _plan(self, pieces: Sequence[Piece]) -> Plan:
         around = self._around
@@ -302,9 +349,7 @@ class Planner:
         return Plan(pieces=tuple(pieces), pace_s=paces[slowest], slowest=slowest, num_samples=self._profile.num_samples)
 
     def _why_none_fits(self, seats: Sequence[Seat]) -> str:
-        alone = [
-            self._memory_bytes(range(b, b + 1), 0, own.leaving_bytes) for b, own in enumerate(self._profile.blocks)
-        ]
+        alone = [self._memory_bytes(range(b, b + 1), own.leaving_bytes) for b, own in enumerate(self._profile.blocks)]
         count, most = min(len(seats), self.num_blocks), max(seat.memory_bytes for seat in seats)
         return (
             f"plan: expected a layout over at most {count} workers of {most / 1e6:,.0f} MB, but none fits: a block"

@@ -20,6 +20,10 @@ CALL_S = 0.003
 """Processor seconds of a call at the worker and at the driver together, whatever it carries: 1.5 ms each on one core of
 an AMD EPYC, by ``distblock bench driver``."""
 
+CONNECTED_BYTES = 75e6
+"""That a worker's process takes more than what it has imported, once it is one of Ray's: the difference of workers with
+next to no stage, on a CPU, to `_BASE`."""
+
 _BASE = """
 import os, psutil, ray, torch
 from distblock.learning.host import Host
@@ -49,7 +53,7 @@ def look_around(
         cores=cores or len(os.sched_getaffinity(0)),
         link_bytes_per_s=link_bytes_per_s,
         memcpy_bytes_per_s=memcpy_bytes_per_s(),
-        base_bytes=_base_bytes(),
+        base_bytes=0.0 if config.resources.gpus_per_worker else _base_bytes() + CONNECTED_BYTES,
         call_s=CALL_S / together,
         data_s=_data_s(config, data),
     )

@@ -20,6 +20,7 @@ from distblock.config import Config
 from distblock.data.dataset import DataInfo
 from distblock.errors import AttemptLostError, DistblockError, PreemptedError, WorkerLostError
 from distblock.learning.host import HostSpec
+from distblock.learning.memory import KEEP_MEMORY
 from distblock.learning.stage import arrays_sha256
 from distblock.runtime.caches import CacheSource
 from distblock.runtime.faults import Fault, Strikes, planned
@@ -34,14 +35,6 @@ from distblock.schedule.failure import Deadline
 from distblock.schedule.laps import Cell
 from distblock.schedule.saving import Resumed
 from distblock.scratch.features import is_whole, new_folder
-
-KEEP_MEMORY = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
-}
-"""Settings of glibc for workers. It would hand a step's large tensors back to the kernel and fault every page in again
-at the next step, the more so in threads other than the first: a tenth of a ResNet-20's time on a CPU."""
 
 MOST_AHEAD = 64
 """Calls that are with a data worker at once; it takes them one by one."""

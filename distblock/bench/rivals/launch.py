@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from distblock.bench.rivals.trials import Outcome, Task, Trial, write_task
-from distblock.runtime.crew import KEEP_MEMORY
+from distblock.learning.memory import KEEP_MEMORY
 
 LIMIT_S = 600.0
 """Seconds that processes have for all their trials."""
