@@ -1,24 +1,37 @@
 """trace.json: a run's timeline as Chrome's trace format, which opens in Perfetto (ui.perfetto.dev, "Open trace file").
 
-A process a worker, with a row for what it computes and one each for what it fetches and stores beside that; arrows
-follow each microbatch from worker to worker.
+A process a worker, with a row for what it computes and as many for what it fetches and stores beside that as it does at
+once; arrows follow each microbatch from worker to worker.
 
 Source: "Trace Event Format", Google, 2016.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import cycle, pairwise
 from typing import Any
 
 import pyarrow as pa
 
-_ROWS = {"compute": 0, "fetch": 1, "store": 2}
+_FIRST_ROWS = {"compute": 0, "fetch": 100, "store": 200}
+"""Threads of a process, which viewers show as rows. What overlaps needs a row of its own, or Perfetto drops it."""
+
 _DATA_WORKERS = 10_000
 """Where the numbers of data workers' processes begin: a process has no negative one."""
 
 _Event = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Span:
+    """Something that a worker did for a microbatch, in whole microseconds."""
+
+    kind: str
+    begin_us: int
+    end_us: int
+    row: Mapping[str, Any]
 
 
 def trace(timeline: pa.Table) -> dict[str, Any]:
@@ -28,42 +41,64 @@ def trace(timeline: pa.Table) -> dict[str, Any]:
         timeline: rows of ``timeline.parquet``.
     """
     rows = timeline.to_pylist()
-    workers = sorted({(row["worker"], row["stage"], row["node"]) for row in rows})
-    events = [event for worker in workers for event in _names(*worker)]
-    events += [event for row in rows for event in _slices(row)]
+    workers: dict[tuple[int, int, str], list[_Span]] = {}
+    for row in rows:
+        workers.setdefault((row["worker"], row["stage"], row["node"]), []).extend(_spans(row))
+    events: list[_Event] = []
+    for worker, spans in sorted(workers.items(), key=lambda each: each[0]):
+        placed = [(span, thread) for kind in _FIRST_ROWS for span, thread in _in_rows(kind, spans)]
+        events += _names(*worker, {*_FIRST_ROWS.values(), *(thread for _, thread in placed)})
+        events += [_slice(span, thread) for span, thread in placed]
     events += _arrows(rows)
     return {"displayTimeUnit": "ms", "traceEvents": events}
 
 
-def _names(worker: int, stage: int, node: str) -> Iterator[_Event]:
+def _names(worker: int, stage: int, node: str, threads: Iterable[int]) -> Iterator[_Event]:
     name = f"worker {worker}, from stage {stage}" if worker >= 0 else f"data worker {-1 - worker}"
     yield {"ph": "M", "name": "process_name", "pid": _process(worker), "args": {"name": f"{name}, on {node}"}}
     # Data come first.
     yield {"ph": "M", "name": "process_sort_index", "pid": _process(worker), "args": {"sort_index": worker}}
-    for name, thread in _ROWS.items():
-        yield {"ph": "M", "name": "thread_name", "pid": _process(worker), "tid": thread, "args": {"name": name}}
+    for thread in sorted(threads):
+        kind = max((kind for kind in _FIRST_ROWS if _FIRST_ROWS[kind] <= thread), key=_FIRST_ROWS.__getitem__)
+        place = thread - _FIRST_ROWS[kind]
+        about = {"pid": _process(worker), "tid": thread}
+        yield {"ph": "M", "name": "thread_name", **about, "args": {"name": f"{kind} {place + 1}" if place else kind}}
+        yield {"ph": "M", "name": "thread_sort_index", **about, "args": {"sort_index": thread}}
 
 
-def _slices(row: Mapping[str, Any]) -> Iterator[_Event]:
-    told = ("number", "epoch", "index", "num_samples", "wire_bytes", "backpressure_s")
-    arguments = {name: row[name] for name in told}
+def _spans(row: Mapping[str, Any]) -> Iterator[_Span]:
     spans = {
         "fetch": ("asked_s", "decoded_s"),
         "compute": ("started_s", "finished_s"),
         "store": ("finished_s", "stored_s"),
     }
-    for name, (begin, end) in spans.items():
+    for kind, (begin, end) in spans.items():
         if row[end] > row[begin]:
-            yield {
-                "ph": "X",
-                "name": f"{row['purpose']} {row['number']}" if name == "compute" else f"{name} {row['number']}",
-                "cat": name,
-                "pid": _process(row["worker"]),
-                "tid": _ROWS[name],
-                "ts": _us(row[begin]),
-                "dur": _us(row[end] - row[begin]),
-                "args": arguments,
-            }
+            yield _Span(kind=kind, begin_us=_us(row[begin]), end_us=_us(row[end]), row=row)
+
+
+def _in_rows(kind: str, spans: Iterable[_Span]) -> Iterator[tuple[_Span, int]]:
+    """Each span in the first row that is free by then."""
+    free_us: list[int] = []
+    for span in sorted((span for span in spans if span.kind == kind), key=lambda span: (span.begin_us, span.end_us)):
+        place = next((place for place, at_us in enumerate(free_us) if at_us <= span.begin_us), len(free_us))
+        free_us[place : place + 1] = [span.end_us]
+        yield span, _FIRST_ROWS[kind] + place
+
+
+def _slice(span: _Span, thread: int) -> _Event:
+    row = span.row
+    told = ("number", "epoch", "index", "num_samples", "wire_bytes", "backpressure_s")
+    return {
+        "ph": "X",
+        "name": f"{row['purpose']} {row['number']}" if span.kind == "compute" else f"{span.kind} {row['number']}",
+        "cat": span.kind,
+        "pid": _process(row["worker"]),
+        "tid": thread,
+        "ts": span.begin_us,
+        "dur": span.end_us - span.begin_us,
+        "args": {name: row[name] for name in told},
+    }
 
 
 def _arrows(rows: list[dict[str, Any]]) -> Iterator[_Event]:
@@ -85,7 +120,7 @@ def _arrows(rows: list[dict[str, Any]]) -> Iterator[_Event]:
 def _end(kind: str, arrow: int, worker: int, at_s: float) -> _Event:
     # An arrow belongs to the slice around it.
     at = _us(at_s) - 1 if kind == "s" else _us(at_s)
-    common = {"name": "hop", "cat": "hop", "tid": _ROWS["compute"]}
+    common = {"name": "hop", "cat": "hop", "tid": _FIRST_ROWS["compute"]}
     return {**common, "ph": kind, "id": arrow, "pid": _process(worker), "ts": at}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from microbatches import microbatches
@@ -92,7 +93,7 @@ def test_the_beginning_and_the_end_of_a_long_run_are_kept():
 def test_slices_lie_on_rows_of_their_own_and_arrows_join_them():
     events = trace(timeline().table())["traceEvents"]
     slices = [event for event in events if event["ph"] == "X"]
-    assert {(event["cat"], event["tid"]) for event in slices} == {("fetch", 1), ("compute", 0), ("store", 2)}
+    assert {(event["cat"], event["tid"]) for event in slices} == {("fetch", 100), ("compute", 0), ("store", 200)}
     computed = {event["pid"]: event for event in slices if event["cat"] == "compute"}
     starts = [event for event in events if event["ph"] == "s"]
     ends = [event for event in events if event["ph"] == "f"]
@@ -108,3 +109,19 @@ def test_slices_lie_on_rows_of_their_own_and_arrows_join_them():
 
 def test_an_empty_timeline_is_an_empty_trace():
     assert trace(Timeline().table())["traceEvents"] == []
+
+
+def test_what_overlaps_has_a_row_of_its_own():
+    filled = Timeline()
+    # Half a second each, a fifth of a second apart: fetches take 0.2 s and follow each other, stores take 0.2 s, too.
+    for number in range(4):
+        filled.record(report(0, 100.0 + 0.15 * number, number=number), replace(HERE, sent_s=100.0))
+    slices = [event for event in trace(filled.table())["traceEvents"] if event["ph"] == "X"]
+    for category, threads in (("fetch", {100, 101}), ("store", {200, 201})):
+        own = [event for event in slices if event["cat"] == category]
+        assert {event["tid"] for event in own} == threads
+        for thread in threads:
+            ends = [(event["ts"], event["ts"] + event["dur"]) for event in own if event["tid"] == thread]
+            assert all(end <= begin for (_, end), (begin, _) in pairwise(sorted(ends)))
+    names = [event["args"]["name"] for event in trace(filled.table())["traceEvents"] if event["name"] == "thread_name"]
+    assert names == ["compute", "fetch", "fetch 2", "store", "store 2"]
