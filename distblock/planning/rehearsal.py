@@ -14,15 +14,17 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
-from threading import Barrier
+from threading import Barrier, BrokenBarrierError
 
 import torch
 
 from distblock.codecs.cast import Features
 from distblock.config import Config
+from distblock.errors import RunFailedError
 from distblock.learning.blueprint import Build, Problem, draw_blueprint, network
 from distblock.learning.host import Host, HostSpec
 from distblock.learning.memory import KEEP_MEMORY, PeakMemory
@@ -65,6 +67,9 @@ def rehearse(
         cores: of a node; no more run at once: what their taking turns costs depends on who waits for whom, which is
             not so here.
         build: the user's own network.
+
+    Raises:
+        RunFailedError: a process was ended from outside.
     """
     count = max(1, config.data.train_microbatch // config.replicas)
     # A replica computes its share by itself; here nobody exchanges gradients.
@@ -107,7 +112,18 @@ def _together(tasks: Sequence[_Task]) -> list[Rehearsed]:
             len(tasks), mp_context=context, initializer=_meet_at, initargs=(context.Barrier(len(tasks)),)
         ) as pool,
     ):
-        return list(pool.map(_perform, tasks))
+        futures = [pool.submit(_perform, task) for task in tasks]
+        errors = [error for future in futures if (error := future.exception()) is not None]
+    for error in errors:
+        if isinstance(error, BrokenProcessPool):
+            raise RunFailedError(
+                "plan: a process that tried a stage was ended by the system, as a rule because the machine was out of"
+                " memory; take smaller microbatches (--data.microbatch-size)"
+            ) from error
+        # Those that waited for it are no cause.
+        if not isinstance(error, BrokenBarrierError):
+            raise error
+    return [future.result() for future in futures]
 
 
 @contextmanager

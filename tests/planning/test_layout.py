@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
 from distblock.errors import InputError
-from distblock.planning.layout import Planner, Seat, Surroundings
+from distblock.planning.layout import Planner, Rehearsed, Seat, Surroundings
 from distblock.planning.profile import BlockProfile, CodecProfile, Profile
 
 CODECS = {
@@ -129,3 +130,16 @@ def test_fifty_blocks_over_eight_workers():
     whole_s = sum(block.inner_s for block in planner._profile.blocks)
     assert whole_s / 8 <= plan.pace_s < whole_s / 8 * 1.2
     assert not math.isinf(plan.pace_s)
+
+
+def test_what_a_trial_took_counts_instead_of_sums():
+    around = replace(AROUND, call_s=0.002, base_bytes=1e6)
+    planner = Planner(network(0.01, 0.01), around, codecs=["fp32", "int8"], replicas=2)
+    plan = planner.of_cuts((1,), [Seat(), Seat(speed=0.5)])
+    tried = planner.as_rehearsed(
+        plan, [Rehearsed(step_s=0.02, memory_bytes=5e6), Rehearsed(step_s=0.03, memory_bytes=7e6)]
+    )
+    assert [piece.compute_s for piece in tried.pieces] == pytest.approx([0.022, 0.062])
+    assert [piece.memory_bytes for piece in tried.pieces] == [6e6, 8e6]
+    assert tried.pace_s == pytest.approx(0.062)
+    assert (tried.cuts, [piece.codec for piece in tried.pieces]) == ((1,), ["fp32", "fp32"])

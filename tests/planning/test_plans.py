@@ -12,7 +12,7 @@ from distblock import BlockTrainer
 from distblock.cli import main
 from distblock.config import make_config, read_values
 from distblock.errors import InputError
-from distblock.planning.layout import Seat
+from distblock.planning.layout import Rehearsed, Seat
 from distblock.plans import Request, apply, read_request, search
 from distblock.plans import main as plan_main
 
@@ -94,3 +94,31 @@ def test_seats_say_node_speed_and_memory():
     request, _ = read_request(["--seats", "a:1:2gb", "b:0.5", "--memory", "800mb", "--link-rate=1gbit"])
     assert request.seats == (Seat(node="a", memory_bytes=2e9), Seat(node="b", speed=0.5, memory_bytes=8e8))
     assert request.link_bytes_per_s == 1.25e8
+
+
+def test_a_layout_that_does_not_fit_when_it_is_tried_is_refused(monkeypatch: pytest.MonkeyPatch):
+    def large(config: Any, problem: Any, *, nodes: list[str], **more: Any) -> tuple[Rehearsed, ...]:
+        return tuple(Rehearsed(step_s=0.01, memory_bytes=9e9) for _ in nodes)
+
+    monkeypatch.setattr("distblock.plans.rehearse", large)
+    words = r"at most 8,000 MB, but when it was tried, blocks 0 to \d took 9,\d\d\d MB"
+    with pytest.raises(InputError, match=words):
+        search(Request(config=make_config({}), seats=(Seat(memory_bytes=8e9),)))
+
+
+def test_the_quickest_when_they_are_tried_is_the_plan(monkeypatch: pytest.MonkeyPatch):
+    """One worker looks half as quick as two do, and is not tried; of what is tried the quickest wins."""
+    tried: list[tuple[int, ...]] = []
+
+    def slow_if_planned(config: Any, problem: Any, *, nodes: list[str], **more: Any) -> tuple[Rehearsed, ...]:
+        tried.append(config.model.cuts or ())
+        step_s = 1.0 if len(tried) == 1 else 0.5
+        return tuple(Rehearsed(step_s=step_s, memory_bytes=1e6) for _ in nodes)
+
+    monkeypatch.setattr("distblock.plans.rehearse", slow_if_planned)
+    monkeypatch.setattr("distblock.plans.WORTH_TRYING", 100.0)
+    found = search(Request(config=make_config({}), seats=(Seat(), Seat()), cores=2))
+    assert len(tried) > 1
+    assert found.plan.cuts != tried[0]
+    assert found.plan.pieces[0].compute_s == pytest.approx(0.5, rel=0.1)
+    assert tried[0] in [other.cuts for other in found.others.values()]

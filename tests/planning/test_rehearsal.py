@@ -1,0 +1,93 @@
+"""Stages that are tried, for real: each in a process of its own, with the shapes that it gets."""
+
+from __future__ import annotations
+
+import os
+import signal
+from multiprocessing import parent_process
+
+import pytest
+from torch import Tensor, nn
+
+from distblock.config import make_config
+from distblock.errors import RunFailedError
+from distblock.learning.blueprint import Problem
+from distblock.learning.memory import KEEP_MEMORY
+from distblock.planning import rehearsal
+from distblock.planning.rehearsal import rehearse
+
+PROBLEM = Problem(in_channels=1, image_size=8, num_classes=10)
+
+
+class Pair(nn.Module):
+    """Hands on two tensors."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(channels, 4, 3, padding=1)
+
+    def forward(self, x: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        first, second = x if isinstance(x, tuple) else (x, x.new_zeros(len(x), 4))
+        return self.layer(first), second + 1
+
+
+def pairs(in_channels: int, image_size: int, num_classes: int) -> list[nn.Module]:
+    return [Pair(in_channels), Pair(4)]
+
+
+class Breaks(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 2:
+            raise ValueError("this batch is too large")
+        return x
+
+
+def breaks(in_channels: int, image_size: int, num_classes: int) -> list[nn.Module]:
+    return [nn.Conv2d(in_channels, 4, 3), Breaks()]
+
+
+def test_each_stage_with_its_share_of_a_microbatch():
+    config = make_config({"model": {"stages": 2}, "data": {"batch_size": 64}, "replicas": 2})
+    assert not set(KEEP_MEMORY) & set(os.environ)
+    found = rehearse(config, PROBLEM, nodes=["a", "b"], cores=2)
+    assert len(found) == 2
+    assert all(each.step_s > 0 and each.memory_bytes > 0 for each in found)
+    assert not set(KEEP_MEMORY) & set(os.environ)
+
+
+def test_tuples_enter_as_the_blocks_before_make_them():
+    config = make_config({"model": {"stages": 2, "classifier": "conv"}, "data": {"batch_size": 8}})
+    found = rehearse(config, PROBLEM, nodes=["a", "a"], cores=2, build=pairs)
+    assert len(found) == 2
+
+
+def test_a_stage_that_fails_does_not_leave_the_others_waiting():
+    config = make_config({"model": {"stages": 2}, "data": {"batch_size": 8}})
+    with pytest.raises(Exception, match="this batch is too large"):
+        rehearse(config, PROBLEM, nodes=["a", "a"], cores=2, build=breaks)
+
+
+def end_itself(in_channels: int, image_size: int, num_classes: int) -> list[nn.Module]:
+    if parent_process() is not None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return pairs(in_channels, image_size, num_classes)
+
+
+def test_a_process_that_is_ended_is_told():
+    config = make_config({"model": {"stages": 2}, "data": {"batch_size": 8}})
+    with pytest.raises(RunFailedError, match=r"was ended by the system, .* out of memory"):
+        rehearse(config, PROBLEM, nodes=["a", "a"], cores=2, build=end_itself)
+
+
+def test_no_more_at_once_than_there_are_cores(monkeypatch: pytest.MonkeyPatch):
+    waves: list[list[int]] = []
+
+    def perform(tasks: list[rehearsal._Task]) -> list[rehearsal.Rehearsed]:
+        waves.append([task.spec.stages.start for task in tasks])
+        return [rehearsal.Rehearsed(step_s=1.0 + task.spec.stages.start, memory_bytes=1.0) for task in tasks]
+
+    monkeypatch.setattr(rehearsal, "_together", perform)
+    config = make_config({"model": {"stages": 3}})
+    found = rehearse(config, PROBLEM, nodes=["a", "a", "a"], cores=2)
+    assert waves == [[0, 1], [2]]
+    assert [each.step_s for each in found] == [1.0, 2.0, 3.0]
