@@ -8,10 +8,12 @@ Accuracy is on the test part, by the stage chosen on validation, among all class
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -60,7 +62,15 @@ class Options(Outputs):
     seeds: int = 3
     """of everything"""
     log: str | None = None
-    """write every run as a line of JSON here as it ends: nothing is lost if the rest is cut short"""
+    """write every run as a line of JSON here as it ends; runs of the same settings that are there are not run again"""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """That a result depends on."""
+        settings = asdict(self)
+        for name in ("output", "picture", "check", "data_path", "per_class", "seeds", "log"):
+            del settings[name]
+        return settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,24 +124,55 @@ def main(arguments: Sequence[str]) -> None:
     options = read_options(Options, "new-classes", arguments)
     if min(options.seeds, options.epochs, options.later_epochs, *options.per_class) < 1:
         raise InputError("bench new-classes: expected --seeds, --epochs, --later-epochs and --per-class above 0")
+    known = read_log(options)
     results = []
-    for result in _all(options):
+    for result in _all(options, known):
         results.append(result)
-        keep_line(options.log, asdict(result))
+        if (result.case, result.seed) not in known:
+            keep_line(options.log, {**asdict(result), "settings": options.settings})
     Console(width=120).print(make_table(results))
     conclude("new-classes", options, make_outcome(results))
 
 
-def _all(options: Options) -> Iterator[Result]:
+def read_log(options: Options) -> dict[tuple[str, int], Result]:
+    """The runs of these settings that the log has, by case and seed.
+
+    Raises:
+        InputError: a line is not one of this benchmark's.
+    """
+    if options.log is None or not Path(options.log).exists():
+        return {}
+    found = {}
+    for number, line in enumerate(Path(options.log).read_text().splitlines(), start=1):
+        try:
+            content = json.loads(line)
+            settings = content.pop("settings")
+            result = Result(**content)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise InputError(
+                f"--log: expected lines that bench new-classes wrote in {options.log}, got another one, line {number};"
+                " name another file"
+            ) from None
+        if settings == options.settings:
+            found[result.case, result.seed] = result
+    return found
+
+
+def _all(options: Options, known: Mapping[tuple[str, int], Result]) -> Iterator[Result]:
     _, names = open_classes(DataConfig(name="parquet", path=options.data_path), None)
     old, new = names[: len(names) // 2], names[len(names) // 2 :]
     with tempfile.TemporaryDirectory(prefix="distblock-bench-") as folder:
         for seed in range(options.seeds):
             for method in METHODS:
+                cases = list(_cases(options, method))
+                yield from (known[case.name, seed] for case in cases if (case.name, seed) in known)
+                left = [case for case in cases if (case.name, seed) not in known]
+                if not left:
+                    continue
                 first = _settings(options, method, seed, {"classes": old, "fraction": options.fraction}, options.epochs)
                 base = _train(first, f"{folder}/{method}-{seed}")
                 before = _mean(_right_by_class(base), old)
-                for case in _cases(options, method):
+                for case in left:
                     data = {"per_class": case.per_class, "train_classes": names if case.has_old else new}
                     later = _settings(options, method, seed, data, options.later_epochs)
                     later["model"] |= {"init_from": base.root, "grow_classes": True}

@@ -24,9 +24,10 @@ from distblock.bench import (
     wavefront,
     why,
 )
-from distblock.bench.outcome import EXPECTATIONS, Outcome, Outputs, content
+from distblock.bench.outcome import EXPECTATIONS, Outcome, Outputs, content, keep_line
 from distblock.bench.pictures import draw
 from distblock.bench.turns import Turn
+from distblock.errors import InputError
 from distblock.messages import Failure
 from distblock.report.verdict import Cause, Verdict
 
@@ -166,8 +167,6 @@ def test_a_failure_has_what_faults_reads():
 
 @pytest.mark.parametrize("option", ["--output", "--picture"])
 def test_a_file_without_a_folder_is_refused_before_anything_runs(option: str, tmp_path: Path):
-    from distblock.errors import InputError
-
     with pytest.raises(InputError, match=f"{option}: expected a file in a folder that is there"):
         memory.main([option, str(tmp_path / "no" / "file")])
     with pytest.raises(InputError, match="--log: expected a file in a folder that is there"):
@@ -184,6 +183,18 @@ def test_new_classes(tmp_path: Path):
     outcome = check(new_classes.make_outcome(results), tmp_path)
     assert outcome.ratios["accuracy, tau 1 / greedy, 20 a class, new alone"] == pytest.approx([0.4 / 0.3] * 2)
     assert new_classes.make_table(results).row_count == 3
+
+
+def test_new_classes_goes_on_with_what_its_log_has(tmp_path: Path):
+    options = new_classes.Options(data_path="DIR", log=str(tmp_path / "log.jsonl"))
+    assert new_classes.read_log(options) == {}
+    result = new_classes.Result(case="greedy, 20 a class, new alone", seed=1, before=0.8, old=0.1, new=0.5)
+    keep_line(options.log, {**vars(result), "settings": options.settings})
+    keep_line(options.log, {**vars(result), "seed": 2, "settings": {**options.settings, "epochs": 3}})
+    assert new_classes.read_log(options) == {(result.case, 1): result}
+    keep_line(options.log, {"else": 1})
+    with pytest.raises(InputError, match=r"--log: expected lines that bench new-classes wrote in .*, line 3"):
+        new_classes.read_log(options)
 
 
 def test_partitions(tmp_path: Path):
