@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -13,7 +13,7 @@ from rich.console import Console
 
 from distblock.config import Codec, Config, dump_config, make_config
 from distblock.data.dataset import DataSet, open_data
-from distblock.errors import InputError
+from distblock.errors import DistblockError, InputError, RunFailedError
 from distblock.flags import check_folder, quantity, read_settings, take_several, whole_number
 from distblock.learning.blueprint import Build, Problem
 from distblock.learning.partition import balance
@@ -35,9 +35,6 @@ USAGE = """usage: distblock plan [OPTIONS] [--config FILE.yaml] [--KEY VALUE ...
 """
 
 OWN = ("--seats", "--link-rate", "--cores", "--memory", "--codecs", "--to")
-
-WORTH_TRYING = 1.15
-"""How much slower than the best a layout may look to be tried."""
 
 MOST_TRIED = 3
 """Layouts that are tried; each takes some ten seconds."""
@@ -180,23 +177,44 @@ def _tried(found: Found, request: Request, problem: Problem, build: Build | None
 
     Raises:
         InputError: none of them fits.
+        RunFailedError: none of them could be tried.
     """
     layouts = {_workers(len(found.plan.pieces)): found.plan, **found.others}
-    near = [name for name, plan in layouts.items() if plan.pace_s <= WORTH_TRYING * found.plan.pace_s]
-    near = sorted(near, key=lambda name: layouts[name].pace_s)[:MOST_TRIED]
-    layouts |= {name: try_out(layouts[name], found.planner, request.config, problem, build) for name in near}
-    fitting = {name: layouts[name] for name in near if layouts[name].memory_share <= 1}
+    if len(layouts) == 1 and all(math.isinf(seat.memory_bytes) for seat in request.seats):
+        return found
+    tried: dict[str, Plan] = {}
+    errors: list[DistblockError] = []
+    for name in sorted(layouts, key=lambda name: layouts[name].pace_s):
+        best = min((plan.pace_s for plan in tried.values() if plan.memory_share <= 1), default=math.inf)
+        if best <= layouts[name].pace_s or (len(tried) >= MOST_TRIED and best < math.inf):
+            break
+        try:
+            tried[name] = try_out(layouts[name], found.planner, request.config, problem, build)
+        except (InputError, RunFailedError) as error:
+            errors.append(error)
+    fitting = {name: plan for name, plan in tried.items() if plan.memory_share <= 1}
     if not fitting:
-        smallest = min((layouts[name] for name in near), key=lambda plan: plan.memory_share)
-        piece = max(smallest.pieces, key=lambda piece: piece.memory_share)
-        raise InputError(
-            f"plan: expected workers that take at most {piece.seat.memory_bytes / 1e6:,.0f} MB, but when it was tried,"
-            f" blocks {piece.blocks.start} to {piece.blocks.stop - 1} took {piece.memory_bytes / 1e6:,.0f} MB; take"
-            " more workers, more memory or smaller microbatches (--data.microbatch-size)"
-        )
+        raise _why_none_fits(tried.values()) if tried else errors[0]
     plan = quickest(fitting.values())
-    others = {name: other for name, other in layouts.items() if other.cuts != plan.cuts}
+    others = {_named(name, tried): tried.get(name, layouts[name]) for name in layouts}
+    others = {name: other for name, other in others.items() if other.cuts != plan.cuts}
     return replace(found, plan=plan, others=others)
+
+
+def _named(name: str, tried: Mapping[str, Plan]) -> str:
+    """Sums and trials are not to be compared without being told apart."""
+    if name not in tried:
+        return f"{name}, not tried"
+    return name if tried[name].memory_share <= 1 else f"{name}, too large"
+
+
+def _why_none_fits(tried: Iterable[Plan]) -> InputError:
+    piece = max(min(tried, key=lambda plan: plan.memory_share).pieces, key=lambda piece: piece.memory_share)
+    return InputError(
+        f"plan: expected workers that take at most {piece.seat.memory_bytes / 1e6:,.0f} MB, but when it was tried,"
+        f" blocks {piece.blocks.start} to {piece.blocks.stop - 1} took {piece.memory_bytes / 1e6:,.0f} MB; take"
+        " more workers, more memory or smaller microbatches (--data.microbatch-size)"
+    )
 
 
 def try_out(plan: Plan, planner: Planner, config: Config, problem: Problem, build: Build | None = None) -> Plan:
@@ -249,8 +267,8 @@ def planned(
 
 
 def candidates(config: Config, count: int) -> dict[tuple[int, ...], Plan]:
-    """Partitions with a high planned throughput, the quickest first: for each number of workers the best one, and
-    those around them, a cut moved by a block at a time.
+    """Partitions with a high planned throughput: the plan first, then the quickest as they look, of the best one for
+    each number of workers and of those around them, a cut moved by a block at a time.
 
     Args:
         config: the settings; ``resources.workers`` says how many workers there may be.
@@ -264,7 +282,11 @@ def candidates(config: Config, count: int) -> dict[tuple[int, ...], Plan]:
     """
     found = search(_here(config))
     planner = found.planner
-    plans = {plan.cuts: plan for plan in (found.plan, *found.others.values())}
+    # As they look, all of them: what was tried cannot be compared with what was not.
+    plans = {
+        plan.cuts: planner.of_cuts(plan.cuts, [piece.seat for piece in plan.pieces])
+        for plan in (found.plan, *found.others.values())
+    }
     left = sorted(plans.values(), key=lambda plan: plan.pace_s)
     while left and len(plans) < NEIGHBOURS * count:
         around = left.pop(0)
@@ -272,7 +294,8 @@ def candidates(config: Config, count: int) -> dict[tuple[int, ...], Plan]:
             if cuts not in plans:
                 plans[cuts] = planner.of_cuts(cuts, [piece.seat for piece in around.pieces])
                 left.append(plans[cuts])
-    return {plan.cuts: plan for plan in sorted(plans.values(), key=lambda plan: plan.pace_s)[:count]}
+    ranked = sorted(plans.values(), key=lambda plan: (plan.cuts != found.plan.cuts, plan.pace_s))
+    return {plan.cuts: plan for plan in ranked[:count]}
 
 
 def _here(config: Config) -> Request:

@@ -93,19 +93,21 @@ class _Timed(Monitor):
             console=Console(file=io.StringIO()),
         )
         self._last = len(prepared.blueprint.hosts) - 1
+        self._begun_with = float("nan")
 
     def record_passage(self, report: WorkerReport | DataReport, handling: Handling) -> None:
         super().record_passage(report, handling)
         if not isinstance(report, WorkerReport) or report.worker != self._last:
             return
-        if self.begun is None:
-            # The warm-up ends with whatever parcel its last microbatch came in.
+        now = time.perf_counter(), time.thread_time()
+        if self.begun is None or handling.told_s == self._begun_with:
+            # Reports of a parcel come together: the warm-up ends with the whole parcel of its last microbatch.
             if report.item.number >= WARM_UP - 1:
-                self.begun = time.perf_counter(), time.thread_time()
-        else:
-            self.ended = time.perf_counter(), time.thread_time()
-            self.num_samples += report.item.num_samples
-            self.num_microbatches += 1
+                self.begun, self._begun_with = now, handling.told_s
+            return
+        self.ended = now
+        self.num_samples += report.item.num_samples
+        self.num_microbatches += 1
 
     def turn(self) -> Turn:
         """What it has seen."""

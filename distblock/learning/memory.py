@@ -32,9 +32,10 @@ class PeakMemory:
     """
 
     def __init__(self) -> None:
-        self._largest_bytes = 0
         self._looked_s = float("-inf")
         self._status = STATUS.open("rb", buffering=0) if STATUS.exists() else None
+        # A peak that is over counts less with every shared page that comes after it.
+        self._largest_bytes = self._look()
 
     def so_far(self) -> int:
         """Bytes; where the system does not tell shared pages apart, with them."""
@@ -45,10 +46,11 @@ class PeakMemory:
         return self._largest_bytes
 
     def _look(self) -> int:
-        if self._status is None:
+        sizes = None
+        if self._status is not None:
+            self._status.seek(0)
+            sizes = _SIZES.search(self._status.read(8192))
+        if sizes is None:
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        self._status.seek(0)
-        sizes = _SIZES.search(self._status.read(8192))
-        assert sizes is not None
         largest_kb, shared_kb = map(int, sizes.groups())
         return 1024 * (largest_kb - shared_kb)

@@ -212,11 +212,17 @@ class Planner:
                 replace(
                     piece,
                     compute_s=piece.compute_s + (each.step_s - share * self.step_s(piece.blocks)) / piece.seat.speed,
-                    memory_bytes=self._around.base_bytes + each.memory_bytes,
+                    memory_bytes=self._around.base_bytes + each.memory_bytes + self._decoded_bytes(piece),
                 )
                 for piece, each in zip(plan.pieces, rehearsed, strict=True)
             ]
         )
+
+    def _decoded_bytes(self, piece: Piece) -> float:
+        """What enters lies in the object store, but what a codec makes of it does not."""
+        if piece.codec == "fp32":
+            return 0.0
+        return IN_FLIGHT * self._profile.blocks[piece.blocks.start - 1].leaving_bytes / self._replicas
 
     def _best_of(self, order: Sequence[Seat]) -> Plan | None:
         """With these workers in this order: the smallest pace at which everything keeps up."""
@@ -306,7 +312,7 @@ class Planner:
         is_near = before is None or before.node == seat.node
         rate = around.memcpy_bytes_per_s if is_near else around.link_bytes_per_s
         share = 1 / self._replicas
-        return Piece(
+        piece = Piece(
             blocks=blocks,
             seat=seat,
             codec=codec,
@@ -315,6 +321,7 @@ class Planner:
             wire_bytes=wire,
             memory_bytes=self._memory_bytes(blocks, leaving),
         )
+        return replace(piece, memory_bytes=piece.memory_bytes + self._decoded_bytes(piece))
 
     def step_s(self, blocks: range) -> float:
         """Of a stage of these blocks, a microbatch, on the machine that was profiled."""
@@ -328,7 +335,6 @@ class Planner:
         kept = self._kept_bytes[blocks.stop] - self._kept_bytes[blocks.start] + last.classifier_saved_bytes
         # In the pass backward the gradients of one block's outputs are there beside what is kept.
         passing = 2 * max(own[block].leaving_bytes for block in blocks)
-        # What enters lies in the object store.
         moving = IN_FLIGHT * leaving
         return self._around.base_bytes + state + (ALLOCATED * (kept + passing) + moving) / self._replicas
 

@@ -22,7 +22,7 @@ from threading import Barrier, BrokenBarrierError
 
 import torch
 
-from distblock.codecs.cast import Features
+from distblock.codecs.cast import Features, named_tensors, rebuild
 from distblock.config import Config
 from distblock.errors import RunFailedError
 from distblock.learning.blueprint import Build, Problem, draw_blueprint, network
@@ -39,6 +39,9 @@ LEAST = 5
 """Steps that count, however long they take."""
 
 WARM_UP = 2
+
+SAMPLES = 2
+"""That pass through the blocks before a stage."""
 
 STEPS_PER_EPOCH = 1000
 """For the learning rate alone, which is of no account here."""
@@ -90,11 +93,20 @@ def rehearse(
     for node in dict.fromkeys(nodes):
         own = [stage for stage in range(blueprint.num_stages) if nodes[stage] == node]
         every = [stage for stage in own for _ in range(config.replicas)]
-        waves = [every[start : start + cores] for start in range(0, len(every), cores)]
+        most = _at_once(config, cores)
+        waves = [every[start : start + most] for start in range(0, len(every), most)]
         results = [result for wave in waves for result in _together([tasks[stage] for stage in wave])]
         for stage in own:
             found[stage] = _mean([result for place, result in zip(every, results, strict=True) if place == stage])
     return tuple(found[stage] for stage in range(blueprint.num_stages))
+
+
+def _at_once(config: Config, cores: int) -> int:
+    """Processes: as will compute at once on a node, and as this machine can; on GPUs, those that share one."""
+    resources = config.resources
+    if resources.gpus_per_worker:
+        return max(1, int(1 / resources.gpus_per_worker))
+    return max(1, min(cores, len(os.sched_getaffinity(0)) // resources.threads_per_worker))
 
 
 def _mean(results: Sequence[Rehearsed]) -> Rehearsed:
@@ -117,8 +129,9 @@ def _together(tasks: Sequence[_Task]) -> list[Rehearsed]:
     for error in errors:
         if isinstance(error, BrokenProcessPool):
             raise RunFailedError(
-                "plan: a process that tried a stage was ended by the system, as a rule because the machine was out of"
-                " memory; take smaller microbatches (--data.microbatch-size)"
+                "plan: a process that tried a stage did not start or was ended by the system; if the machine is out of"
+                " memory, take smaller microbatches (--data.microbatch-size); a script of your own needs"
+                " `if __name__ == '__main__':` around what it does"
             ) from error
         # Those that waited for it are no cause.
         if not isinstance(error, BrokenBarrierError):
@@ -152,43 +165,48 @@ def _meet_at(barrier: Barrier) -> None:
 def _perform(task: _Task) -> Rehearsed:
     """In a process of its own."""
     assert _barrier is not None
-    config = task.spec.config
+    config, on_gpu = task.spec.config, task.spec.device.type == "cuda"
     torch.set_num_threads(config.resources.threads_per_worker)
     try:
-        features, before_bytes = _entering(task), PeakMemory().so_far()
+        features = _entering(task)
+        before_bytes = 0 if on_gpu else PeakMemory().so_far()
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(task.spec.device)
         host = Host(task.spec, clock=time.perf_counter)
         labels = torch.zeros(task.num_samples, dtype=torch.int64, device=host.device)
     except BaseException:
         _barrier.abort()
         raise
     _barrier.wait(PATIENCE_S)
-    clock = time.thread_time if host.device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    clock = time.thread_time if not on_gpu and torch.get_num_threads() == 1 else time.perf_counter
     leaving: deque[Features] = deque(maxlen=IN_FLIGHT)
     taken: list[float] = []
     ends_s = time.perf_counter() + SECONDS
     while len(taken) < WARM_UP + LEAST or time.perf_counter() < ends_s:
         begun_s = clock()
         work = host.work(Item.of_batch(len(taken), task.num_samples), features, labels)
-        if host.device.type == "cuda":
+        if on_gpu:
             torch.cuda.synchronize(host.device)
         taken.append(clock() - begun_s)
         leaving.append(work.features)
-    grown = host.peak_memory_bytes() - (before_bytes if host.device.type == "cpu" else 0)
-    return Rehearsed(step_s=statistics.median(taken[WARM_UP:]), memory_bytes=grown)
+    grown_bytes = host.peak_memory_bytes() - before_bytes
+    return Rehearsed(step_s=statistics.median(taken[WARM_UP:]), memory_bytes=grown_bytes)
 
 
 def _entering(task: _Task) -> Features:
-    """Random values in the shape of what enters the stage; tuples and dicts as the blocks before it make them."""
-    spec, device = task.spec, task.spec.device
-    shapes = spec.blueprint.entering[spec.stages.start]
-    if len(shapes) == 1:
-        return torch.randn(task.num_samples, *shapes[0], device=device)
-    size = spec.problem.image_size
-    features: Features = torch.randn(task.num_samples, spec.problem.in_channels, size, size, device=device)
-    blocks = network(spec.config, spec.problem, spec.build)
+    """What enters the stage: the blocks before it make it of a few random images, again and again as many as it takes.
+    Made of all images at once, it would leave memory behind that the stage then takes."""
+    spec, size = task.spec, task.spec.problem.image_size
     first = spec.blueprint.partition.stages[spec.stages.start].start
-    for block in blocks[:first]:
-        torch.nn.ModuleList([module for _, module in block.modules]).to(device)
+    count = SAMPLES if first else task.num_samples
+    features: Features = torch.randn(count, spec.problem.in_channels, size, size)
+    for block in network(spec.config, spec.problem, spec.build)[:first]:
         with torch.no_grad():
             features = detach(run_blocks([block], features)[0])
-    return features
+    times = -(-task.num_samples // count)
+    return rebuild(
+        {
+            key: torch.cat([tensor] * times)[: task.num_samples].contiguous().to(spec.device)
+            for key, tensor in named_tensors(features)
+        }
+    )

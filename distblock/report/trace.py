@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-_FIRST_ROWS = {"compute": 0, "fetch": 100, "store": 200}
+_FIRST_ROWS = {"compute": 0, "fetch": 100_000, "store": 200_000}
 """Threads of a process, which viewers show as rows. What overlaps needs a row of its own, or Perfetto drops it."""
 
 _DATA_WORKERS = 10_000
@@ -41,13 +41,15 @@ def trace(timeline: pa.Table) -> dict[str, Any]:
         timeline: rows of ``timeline.parquet``.
     """
     rows = timeline.to_pylist()
-    workers: dict[tuple[int, int, str], list[_Span]] = {}
+    workers: dict[int, list[_Span]] = {}
     for row in rows:
-        workers.setdefault((row["worker"], row["stage"], row["node"]), []).extend(_spans(row))
+        workers.setdefault(row["worker"], []).extend(_spans(row))
     events: list[_Event] = []
-    for worker, spans in sorted(workers.items(), key=lambda each: each[0]):
+    for worker, spans in sorted(workers.items()):
         placed = [(span, thread) for kind in _FIRST_ROWS for span, thread in _in_rows(kind, spans)]
-        events += _names(*worker, {*_FIRST_ROWS.values(), *(thread for _, thread in placed)})
+        # Where stages train one by one, a worker is entered at several.
+        stage, node = min((row["stage"], row["node"]) for row in rows if row["worker"] == worker)
+        events += _names(worker, stage, node, {*_FIRST_ROWS.values(), *(thread for _, thread in placed)})
         events += [_slice(span, thread) for span, thread in placed]
     events += _arrows(rows)
     return {"displayTimeUnit": "ms", "traceEvents": events}

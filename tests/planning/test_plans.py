@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from rich.console import Console
 from distblock import BlockTrainer
 from distblock.cli import main
 from distblock.config import make_config, read_values
-from distblock.errors import InputError
+from distblock.errors import InputError, RunFailedError
 from distblock.planning.layout import Rehearsed, Seat
-from distblock.plans import Request, apply, read_request, search
+from distblock.plans import Request, apply, candidates, read_request, search
 from distblock.plans import main as plan_main
 
 SMALL = ["--data.fraction", "0.3", "--regime.epochs", "1"]
@@ -106,19 +107,50 @@ def test_a_layout_that_does_not_fit_when_it_is_tried_is_refused(monkeypatch: pyt
         search(Request(config=make_config({}), seats=(Seat(memory_bytes=8e9),)))
 
 
+def tried_as(results: Mapping[int, float | Exception], monkeypatch: pytest.MonkeyPatch, *, memory: float = 1e6) -> None:
+    """Made-up trials: seconds of a stage, or what is raised, by number of workers; a worker alone takes 9 GB."""
+
+    def rehearsed(config: Any, problem: Any, *, nodes: list[str], **more: Any) -> tuple[Rehearsed, ...]:
+        result = results[len(nodes)]
+        if isinstance(result, Exception):
+            raise result
+        return tuple(Rehearsed(step_s=result, memory_bytes=9e9 if len(nodes) == 1 else memory) for _ in nodes)
+
+    monkeypatch.setattr("distblock.plans.rehearse", rehearsed)
+
+
+def request(*, workers: int, **seat: float) -> Request:
+    return Request(config=make_config({}), seats=(Seat(**seat),) * workers, cores=64)  # type: ignore[arg-type]
+
+
 def test_the_quickest_when_they_are_tried_is_the_plan(monkeypatch: pytest.MonkeyPatch):
-    """One worker looks half as quick as two do, and is not tried; of what is tried the quickest wins."""
-    tried: list[tuple[int, ...]] = []
-
-    def slow_if_planned(config: Any, problem: Any, *, nodes: list[str], **more: Any) -> tuple[Rehearsed, ...]:
-        tried.append(config.model.cuts or ())
-        step_s = 1.0 if len(tried) == 1 else 0.5
-        return tuple(Rehearsed(step_s=step_s, memory_bytes=1e6) for _ in nodes)
-
-    monkeypatch.setattr("distblock.plans.rehearse", slow_if_planned)
-    monkeypatch.setattr("distblock.plans.WORTH_TRYING", 100.0)
-    found = search(Request(config=make_config({}), seats=(Seat(), Seat()), cores=2))
-    assert len(tried) > 1
-    assert found.plan.cuts != tried[0]
+    tried_as({1: 1.0, 2: 0.5, 3: 0.7}, monkeypatch)
+    found = search(request(workers=3))
+    assert len(found.plan.pieces) == 2
     assert found.plan.pieces[0].compute_s == pytest.approx(0.5, rel=0.1)
-    assert tried[0] in [other.cuts for other in found.others.values()]
+    assert found.others["3 workers"].pace_s > found.plan.pace_s
+    assert set(found.others) >= {"3 workers", "1 worker"}
+
+
+def test_what_was_tried_and_does_not_fit_or_fails_makes_room_for_what_does(monkeypatch: pytest.MonkeyPatch):
+    tried_as({1: 0.1, 2: 0.5, 3: RunFailedError("ended")}, monkeypatch)
+    found = search(request(workers=3, memory_bytes=8e9))
+    assert len(found.plan.pieces) == 2
+    tried_as({1: 0.1, 2: RunFailedError("ended"), 3: RunFailedError("ended")}, monkeypatch)
+    with pytest.raises(InputError, match="when it was tried"):
+        search(request(workers=3, memory_bytes=8e9))
+    tried_as(dict.fromkeys((1, 2, 3), RunFailedError("ended")), monkeypatch)
+    with pytest.raises(RunFailedError, match="ended"):
+        search(request(workers=3, memory_bytes=8e9))
+
+
+def test_one_worker_of_any_size_needs_no_trial(monkeypatch: pytest.MonkeyPatch):
+    tried_as({1: RunFailedError("tried")}, monkeypatch)
+    assert search(request(workers=1)).plan.cuts == ()
+
+
+def test_the_plan_is_the_first_candidate(monkeypatch: pytest.MonkeyPatch):
+    tried_as({1: 1.0, 2: 0.5}, monkeypatch)
+    config = make_config({"resources": {"workers": 2}})
+    [first, *_] = candidates(config, 2)
+    assert len(first) == 1

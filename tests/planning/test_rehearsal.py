@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distblock.config import make_config
 from distblock.errors import RunFailedError
-from distblock.learning.blueprint import Problem
+from distblock.learning.blueprint import Build, Problem
 from distblock.learning.memory import KEEP_MEMORY
 from distblock.planning import rehearsal
 from distblock.planning.rehearsal import rehearse
@@ -35,6 +35,21 @@ def pairs(in_channels: int, image_size: int, num_classes: int) -> list[nn.Module
     return [Pair(in_channels), Pair(4)]
 
 
+class Wrapped(nn.Module):
+    """Hands on a single tensor in a dict."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(channels, 4, 3, padding=1)
+
+    def forward(self, x: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"features": self.layer(x["features"] if isinstance(x, dict) else x)}
+
+
+def wrapped(in_channels: int, image_size: int, num_classes: int) -> list[nn.Module]:
+    return [Wrapped(in_channels), Wrapped(4)]
+
+
 class Breaks(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if len(x) > 2:
@@ -48,16 +63,17 @@ def breaks(in_channels: int, image_size: int, num_classes: int) -> list[nn.Modul
 
 def test_each_stage_with_its_share_of_a_microbatch():
     config = make_config({"model": {"stages": 2}, "data": {"batch_size": 64}, "replicas": 2})
-    assert not set(KEEP_MEMORY) & set(os.environ)
+    before = {name: os.environ.get(name) for name in KEEP_MEMORY}
     found = rehearse(config, PROBLEM, nodes=["a", "b"], cores=2)
     assert len(found) == 2
     assert all(each.step_s > 0 and each.memory_bytes > 0 for each in found)
-    assert not set(KEEP_MEMORY) & set(os.environ)
+    assert {name: os.environ.get(name) for name in KEEP_MEMORY} == before
 
 
-def test_tuples_enter_as_the_blocks_before_make_them():
+@pytest.mark.parametrize("build", [pairs, wrapped])
+def test_tuples_and_dicts_enter_as_the_blocks_before_make_them(build: Build):
     config = make_config({"model": {"stages": 2, "classifier": "conv"}, "data": {"batch_size": 8}})
-    found = rehearse(config, PROBLEM, nodes=["a", "a"], cores=2, build=pairs)
+    found = rehearse(config, PROBLEM, nodes=["a", "a"], cores=2, build=build)
     assert len(found) == 2
 
 
@@ -75,7 +91,7 @@ def end_itself(in_channels: int, image_size: int, num_classes: int) -> list[nn.M
 
 def test_a_process_that_is_ended_is_told():
     config = make_config({"model": {"stages": 2}, "data": {"batch_size": 8}})
-    with pytest.raises(RunFailedError, match=r"was ended by the system, .* out of memory"):
+    with pytest.raises(RunFailedError, match=r"did not start or was ended by the system; .* out of memory"):
         rehearse(config, PROBLEM, nodes=["a", "a"], cores=2, build=end_itself)
 
 

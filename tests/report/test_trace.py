@@ -93,7 +93,11 @@ def test_the_beginning_and_the_end_of_a_long_run_are_kept():
 def test_slices_lie_on_rows_of_their_own_and_arrows_join_them():
     events = trace(timeline().table())["traceEvents"]
     slices = [event for event in events if event["ph"] == "X"]
-    assert {(event["cat"], event["tid"]) for event in slices} == {("fetch", 100), ("compute", 0), ("store", 200)}
+    assert {(event["cat"], event["tid"]) for event in slices} == {
+        ("fetch", 100_000),
+        ("compute", 0),
+        ("store", 200_000),
+    }
     computed = {event["pid"]: event for event in slices if event["cat"] == "compute"}
     starts = [event for event in events if event["ph"] == "s"]
     ends = [event for event in events if event["ph"] == "f"]
@@ -117,7 +121,7 @@ def test_what_overlaps_has_a_row_of_its_own():
     for number in range(4):
         filled.record(report(0, 100.0 + 0.15 * number, number=number), replace(HERE, sent_s=100.0))
     slices = [event for event in trace(filled.table())["traceEvents"] if event["ph"] == "X"]
-    for category, threads in (("fetch", {100, 101}), ("store", {200, 201})):
+    for category, threads in (("fetch", {100_000, 100_001}), ("store", {200_000, 200_001})):
         own = [event for event in slices if event["cat"] == category]
         assert {event["tid"] for event in own} == threads
         for thread in threads:
