@@ -185,14 +185,14 @@ def _tried(found: Found, request: Request, problem: Problem, build: Build | None
     tried: dict[str, Plan] = {}
     errors: list[DistblockError] = []
     for name in sorted(layouts, key=lambda name: layouts[name].pace_s):
-        best = min((plan.pace_s for plan in tried.values() if plan.memory_share <= 1), default=math.inf)
+        best = min((plan.pace_s for plan in tried.values() if plan.fits), default=math.inf)
         if best <= layouts[name].pace_s or (len(tried) >= MOST_TRIED and best < math.inf):
             break
         try:
             tried[name] = try_out(layouts[name], found.planner, request.config, problem, build)
         except (InputError, RunFailedError) as error:
             errors.append(error)
-    fitting = {name: plan for name, plan in tried.items() if plan.memory_share <= 1}
+    fitting = {name: plan for name, plan in tried.items() if plan.fits}
     if not fitting:
         raise _why_none_fits(tried.values()) if tried else errors[0]
     plan = quickest(fitting.values())
@@ -205,7 +205,7 @@ def _named(name: str, tried: Mapping[str, Plan]) -> str:
     """Sums and trials are not to be compared without being told apart."""
     if name not in tried:
         return f"{name}, not tried"
-    return name if tried[name].memory_share <= 1 else f"{name}, too large"
+    return name if tried[name].fits else f"{name}, too large"
 
 
 def _why_none_fits(tried: Iterable[Plan]) -> InputError:

@@ -8,7 +8,6 @@ the pipeline runs over a throttled link, once with each codec a round.
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from rich.table import Table
 from torch import Tensor
 
 from distblock.bench import linked
-from distblock.bench.outcome import Outcome, Outputs, conclude, keep_line, read_options
+from distblock.bench.outcome import Outcome, Outputs, conclude, read_options, tell
 from distblock.bench.pictures import Bars
 from distblock.bench.workers import WARM_UP, Settings, prepare_run, training_items, whole_spec
 from distblock.codecs.cast import Features, named_tensors
@@ -184,8 +183,7 @@ def _over_a_link(options: Options) -> Speeds:
                 "bound": min(rates.bound, carried),
                 "wire_bytes_per_sample": rates.wire_bytes_per_sample,
             }
-        print(f"{codec}: {', '.join(f'{name} {value:.0f}' for name, value in found[codec].items())}", file=sys.stderr)
-        keep_line(options.log, {"codec": codec, **found[codec]})
+        tell(options.log, "codec", codec, found[codec])
     return found
 
 

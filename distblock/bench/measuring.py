@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch.utils.data import TensorDataset
 
 from distblock.bench.outcome import Outcome, Outputs, conclude, read_options
 from distblock.bench.pictures import Bars
-from distblock.bench.turns import Round, Workload, measure
+from distblock.bench.turns import Round, Workload, figures, measure, median, ratios
 from distblock.errors import InputError
 from distblock.report.tables import duration
 
@@ -83,22 +83,17 @@ def main(arguments: Sequence[str]) -> None:
 
 def make_outcome(turns: Mapping[str, Sequence[Round]]) -> Outcome:
     """Ratios are of on over off, within a round."""
-    figures = {
-        name: [{side: asdict(turn) for side, turn in each.items()} for each in rounds] for name, rounds in turns.items()
-    }
     return Outcome(
-        figures=figures,
+        figures=figures(turns),
         ratios={
-            f"{what}, on / off, {name}": [getattr(each["on"], key) / getattr(each["off"], key) for each in rounds]
+            f"{what}, on / off, {name}": ratios(rounds, "on", "off", key)
             for what, key in (("samples/s", "samples_per_s"), ("driver's loop", "loop_s"))
             for name, rounds in turns.items()
         },
         picture=Bars(
             title="training with and without everything recorded",
             unit="samples/s, median",
-            bars={
-                side: {name: _median(rounds, side, "samples_per_s") for name, rounds in turns.items()} for side in SIDES
-            },
+            bars={side: {name: median(rounds, side) for name, rounds in turns.items()} for side in SIDES},
         ),
     )
 
@@ -109,18 +104,14 @@ def _table(options: Options, turns: Mapping[str, Sequence[Round]]) -> Table:
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "microbatches" else "right")
     for name, rounds in turns.items():
-        ratios = [each["on"].samples_per_s / each["off"].samples_per_s for each in rounds]
+        shares = ratios(rounds, "on", "off")
         more_s = statistics.median(each["on"].loop_s - each["off"].loop_s for each in rounds)
         table.add_row(
             name,
-            *(f"{_median(rounds, side, 'samples_per_s'):.0f}" for side in SIDES),
-            *(f"{value:.4f}" for value in (statistics.median(ratios), min(ratios), max(ratios))),
-            *(duration(_median(rounds, side, "loop_s")) for side in SIDES),
+            *(f"{median(rounds, side):.0f}" for side in SIDES),
+            *(f"{value:.4f}" for value in (statistics.median(shares), min(shares), max(shares))),
+            *(duration(median(rounds, side, "loop_s")) for side in SIDES),
             f"{1e6 * more_s:.0f} µs",
         )
     table.caption = "driver's loop: processor seconds of its thread for a microbatch that passes all workers"
     return table
-
-
-def _median(rounds: Sequence[Round], side: str, key: str) -> float:
-    return statistics.median(getattr(each[side], key) for each in rounds)

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -104,6 +105,18 @@ def keep_line(path: str | None, content: Mapping[str, Any]) -> None:
     if path is not None:
         with Path(path).open("a") as file:
             file.write(f"{json.dumps(content)}\n")
+
+
+def tell(path: str | None, key: str, name: str, figures: Mapping[str, float]) -> None:
+    """A run is over that took minutes, and there are more: say what it gave, and keep it.
+
+    Args:
+        path: as for `keep_line`.
+        key, name: what was measured: a case, a codec, a link.
+        figures: of it.
+    """
+    print(f"{name}: {', '.join(f'{what} {value:.0f}' for what, value in figures.items())}", file=sys.stderr)
+    keep_line(path, {key: name, **figures})
 
 
 def conclude(name: str, options: Outputs, outcome: Outcome) -> None:

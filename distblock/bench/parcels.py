@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from distblock.bench.outcome import Outcome, Outputs, conclude, read_options
 from distblock.bench.pictures import Bars
-from distblock.bench.turns import Round, Workload, measure
+from distblock.bench.turns import Round, Workload, figures, measure, median, ratios
 from distblock.errors import InputError
 
 SIDES: Mapping[str, Mapping[str, Any]] = {
@@ -67,11 +67,7 @@ def workloads(options: Options) -> dict[str, Workload]:
 
 
 def _values(model: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "data": {"name": "digits", "batch_size": 64},
-        "model": dict(model),
-        "resources": {"workers": WORKERS},
-    }
+    return {"data": {"name": "digits", "batch_size": 64}, "model": model, "resources": {"workers": WORKERS}}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -92,15 +88,12 @@ def main(arguments: Sequence[str]) -> None:
 def make_outcome(turns: Mapping[str, Sequence[Round]]) -> Outcome:
     """Ratios are taken within a round."""
     return Outcome(
-        figures={
-            name: [{side: asdict(turn) for side, turn in each.items()} for each in rounds]
-            for name, rounds in turns.items()
-        },
-        ratios={f"auto / one a call, {name}": _gains(rounds) for name, rounds in turns.items()},
+        figures=figures(turns),
+        ratios={f"auto / one a call, {name}": ratios(rounds, "auto", "one a call") for name, rounds in turns.items()},
         picture=Bars(
             title="microbatches of 64 digits",
             unit="samples/s, median",
-            bars={side: {name: _median(rounds, side) for name, rounds in turns.items()} for side in SIDES},
+            bars={side: {name: median(rounds, side) for name, rounds in turns.items()} for side in SIDES},
         ),
     )
 
@@ -111,18 +104,10 @@ def _table(options: Options, turns: Mapping[str, Sequence[Round]]) -> Table:
     for heading in ("network", "samples/s: one a call", "auto", "auto / one a call", "min", "max"):
         table.add_column(heading, justify="left" if heading == "network" else "right")
     for name, rounds in turns.items():
-        gains = _gains(rounds)
+        gains = ratios(rounds, "auto", "one a call")
         table.add_row(
             name,
-            *(f"{_median(rounds, side):.0f}" for side in SIDES),
+            *(f"{median(rounds, side):.0f}" for side in SIDES),
             *(f"{value:.2f}" for value in (statistics.median(gains), min(gains), max(gains))),
         )
     return table
-
-
-def _gains(rounds: Sequence[Round]) -> list[float]:
-    return [each["auto"].samples_per_s / each["one a call"].samples_per_s for each in rounds]
-
-
-def _median(rounds: Sequence[Round], side: str) -> float:
-    return statistics.median(each[side].samples_per_s for each in rounds)

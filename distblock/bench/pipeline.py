@@ -8,7 +8,6 @@ another algorithm. That is the comparison: what a user's samples per second are.
 from __future__ import annotations
 
 import statistics
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from distblock.bench import linked
-from distblock.bench.outcome import Outcome, Outputs, conclude, keep_line, read_options
+from distblock.bench.outcome import Outcome, Outputs, conclude, read_options, tell
 from distblock.bench.pictures import Bars
 from distblock.bench.rivals.lineup import Choice, Rivals, line_up
 from distblock.bench.rivals.trials import STAGES_PER_PROCESS, Kind, Wire
@@ -130,7 +129,7 @@ def main(arguments: Sequence[str]) -> None:
         by_link: dict[str, list[Round]] = {}
         for link, figures in found:
             by_link.setdefault(link, []).append(figures)
-            _tell(options, link, figures)
+            tell(options.log, "link", link, figures)
     for link, rounds in by_link.items():
         console.print(make_table(_title(options, link), rounds, _shown(rivals, rounds), ours=options.ours))
     if not options.hosts:
@@ -139,12 +138,6 @@ def main(arguments: Sequence[str]) -> None:
     for rival, error in rivals.errors.items():
         console.print(escape(f"{rival}: {error}"))
     conclude("pipeline", options, make_outcome(options, rivals, by_link))
-
-
-def _tell(options: Options, link: str, figures: Round) -> None:
-    """A round is over: it took minutes, and there are more."""
-    print(f"{link}: {', '.join(f'{name} {value:.0f}' for name, value in figures.items())}", file=sys.stderr)
-    keep_line(options.log, {"link": link, **figures})
 
 
 def _check(options: Options) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -19,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distblock.bench import linked
-from distblock.bench.outcome import Outcome, Outputs, conclude, keep_line, read_options
+from distblock.bench.outcome import Outcome, Outputs, conclude, read_options, tell
 from distblock.bench.pictures import Bars
 from distblock.bench.workers import Settings, measure_workers, prepare_run
 from distblock.config import Codec
@@ -115,19 +114,12 @@ def main(arguments: Sequence[str]) -> None:
     cases = [known[name] for name in options.cases] or [case for case in CASES if options.hosts or case.rate is None]
     if any(case.rate for case in cases):
         linked.check(2, "20mbit")
-    found = {case.name: [_kept(options, case) for _ in range(options.rounds)] for case in cases}
+    found = {case.name: [_round(options, case) for _ in range(options.rounds)] for case in cases}
     Console(width=140).print(_table(found))
     conclude("plan", options, make_outcome(found))
 
 
 Figures = Mapping[str, float]
-
-
-def _kept(options: Options, case: Case) -> Figures:
-    figures = _round(options, case)
-    print(f"{case.name}: {', '.join(f'{name} {value:.0f}' for name, value in figures.items())}", file=sys.stderr)
-    keep_line(options.log, {"case": case.name, **figures})
-    return figures
 
 
 def _round(options: Options, case: Case) -> Figures:
@@ -151,13 +143,15 @@ def _round(options: Options, case: Case) -> Figures:
     else:
         with linked.on_hosts(linked.Link(rate=case.rate, delay_ms=0.0), settings) as (_, rates, carried):
             line = carried * rates.wire_bytes_per_sample
-    return {
+    figures = {
         "planned_samples_per_s": plan.samples_per_s,
         "samples_per_s": rates.pipeline,
         "planned_memory_bytes": max(piece.memory_bytes for piece in plan.pieces),
         "memory_bytes": max(rates.peak_memory_bytes),
         "line_bytes_per_s": line,
     }
+    tell(options.log, "case", case.name, figures)
+    return figures
 
 
 def foretell(settings: Settings, case: Case) -> Plan:

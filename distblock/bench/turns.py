@@ -7,10 +7,11 @@ order of their turns changes from round to round.
 from __future__ import annotations
 
 import io
+import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
@@ -60,6 +61,11 @@ class Workload:
     microbatches: int
     dataset: Callable[[], TensorDataset] | None = None
     build: Build | None = None
+
+    @property
+    def workers(self) -> int:
+        """Of each side."""
+        return self.values["resources"]["workers"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +130,8 @@ def measure(workload: Workload, sides: Mapping[str, Mapping[str, Any]], rounds: 
         sides: by name, the section and its settings that are a side's own.
         rounds: how many.
     """
-    workers = workload.values["resources"]["workers"]
-    with joined(make_config({}), [{"CPU": 1.0}] * (len(sides) * (workers + 1))), _ready(workload, sides) as ready:
+    bundles = [{"CPU": 1.0}] * (len(sides) * (workload.workers + 1))
+    with joined(make_config({}), bundles), _ready(workload, sides) as ready:
         found = [_round(ready, workload, number) for number in range(rounds + 1)]
     return found[1:]
 
@@ -133,13 +139,12 @@ def measure(workload: Workload, sides: Mapping[str, Mapping[str, Any]], rounds: 
 @contextmanager
 def _ready(workload: Workload, sides: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Side]]:
     ready = {}
-    workers = workload.values["resources"]["workers"]
     with ExitStack() as stack:
         for name, own in sides.items():
             config = make_config({"regime": {"epochs": 10_000}, **workload.values, **own})
             prepared = prepare(config, model=workload.build, dataset=workload.dataset)
             job = make_job(prepared, run="bench", model=workload.build, dataset=workload.dataset)
-            group = stack.enter_context(placed([{"CPU": 1.0}] * (workers + 1), strategy="PACK", note=print))
+            group = stack.enter_context(placed([{"CPU": 1.0}] * (workload.workers + 1), strategy="PACK", note=print))
             ready[name] = Side(prepared=prepared, job=job, people=stack.enter_context(crew(job, group)))
         yield ready
 
@@ -156,3 +161,20 @@ def _turn(side: Side, workload: Workload) -> Turn:
         course = AllAtOnce(lambda _: training_items(side.prepared, WARM_UP + workload.microbatches))
         driver.carry_out(side.job, side.people, course, monitor, note=print)
     return monitor.turn()
+
+
+def median(rounds: Sequence[Round], side: str, key: str = "samples_per_s") -> float:
+    """Of a side, over all rounds."""
+    return statistics.median(getattr(each[side], key) for each in rounds)
+
+
+def ratios(rounds: Sequence[Round], over: str, under: str, key: str = "samples_per_s") -> list[float]:
+    """Of one side over another, within a round."""
+    return [getattr(each[over], key) / getattr(each[under], key) for each in rounds]
+
+
+def figures(turns: Mapping[str, Sequence[Round]]) -> dict[str, Any]:
+    """All of them, by workload, as JSON holds them."""
+    return {
+        name: [{side: asdict(turn) for side, turn in each.items()} for each in rounds] for name, rounds in turns.items()
+    }

@@ -131,8 +131,13 @@ class Plan:
 
     @property
     def memory_share(self) -> float:
-        """Of the worker that has least to spare; above 1 it does not fit."""
+        """Of the worker that has least to spare."""
         return max(piece.memory_share for piece in self.pieces)
+
+    @property
+    def fits(self) -> bool:
+        """No worker takes more than it may."""
+        return self.memory_share <= 1
 
     @property
     def samples_per_s(self) -> float:
@@ -212,17 +217,19 @@ class Planner:
                 replace(
                     piece,
                     compute_s=piece.compute_s + (each.step_s - share * self.step_s(piece.blocks)) / piece.seat.speed,
-                    memory_bytes=self._around.base_bytes + each.memory_bytes + self._decoded_bytes(piece),
+                    memory_bytes=self._around.base_bytes
+                    + each.memory_bytes
+                    + self._decoded_bytes(piece.blocks, piece.codec),
                 )
                 for piece, each in zip(plan.pieces, rehearsed, strict=True)
             ]
         )
 
-    def _decoded_bytes(self, piece: Piece) -> float:
+    def _decoded_bytes(self, blocks: range, codec: Codec) -> float:
         """What enters lies in the object store, but what a codec makes of it does not."""
-        if piece.codec == "fp32":
+        if codec == "fp32":
             return 0.0
-        return IN_FLIGHT * self._profile.blocks[piece.blocks.start - 1].leaving_bytes / self._replicas
+        return IN_FLIGHT * self._profile.blocks[blocks.start - 1].leaving_bytes / self._replicas
 
     def _best_of(self, order: Sequence[Seat]) -> Plan | None:
         """With these workers in this order: the smallest pace at which everything keeps up."""
@@ -312,16 +319,15 @@ class Planner:
         is_near = before is None or before.node == seat.node
         rate = around.memcpy_bytes_per_s if is_near else around.link_bytes_per_s
         share = 1 / self._replicas
-        piece = Piece(
+        return Piece(
             blocks=blocks,
             seat=seat,
             codec=codec,
             compute_s=share * compute_s / seat.speed + around.call_s,
             link_s=share * wire / rate,
             wire_bytes=wire,
-            memory_bytes=self._memory_bytes(blocks, leaving),
+            memory_bytes=self._memory_bytes(blocks, leaving) + self._decoded_bytes(blocks, codec),
         )
-        return replace(piece, memory_bytes=piece.memory_bytes + self._decoded_bytes(piece))
 
     def step_s(self, blocks: range) -> float:
         """Of a stage of these blocks, a microbatch, on the machine that was profiled."""

@@ -41,7 +41,7 @@ LEAST = 5
 WARM_UP = 2
 
 SAMPLES = 2
-"""That pass through the blocks before a stage."""
+"""Different images that a trial takes."""
 
 STEPS_PER_EPOCH = 1000
 """For the learning rate alone, which is of no account here."""
@@ -194,19 +194,18 @@ def _perform(task: _Task) -> Rehearsed:
 
 
 def _entering(task: _Task) -> Features:
-    """What enters the stage: the blocks before it make it of a few random images, again and again as many as it takes.
-    Made of all images at once, it would leave memory behind that the stage then takes."""
+    """What enters the stage: the blocks before it make it of a few random images, and it is repeated. Made of as many
+    images as a microbatch has, it would leave memory behind that the stage then takes."""
     spec, size = task.spec, task.spec.problem.image_size
     first = spec.blueprint.partition.stages[spec.stages.start].start
-    count = SAMPLES if first else task.num_samples
-    features: Features = torch.randn(count, spec.problem.in_channels, size, size)
+    features: Features = torch.randn(SAMPLES, spec.problem.in_channels, size, size)
     for block in network(spec.config, spec.problem, spec.build)[:first]:
         with torch.no_grad():
             features = detach(run_blocks([block], features)[0])
-    times = -(-task.num_samples // count)
+    times = -(-task.num_samples // SAMPLES)
     return rebuild(
         {
-            key: torch.cat([tensor] * times)[: task.num_samples].contiguous().to(spec.device)
+            key: torch.cat([tensor] * times)[: task.num_samples].to(spec.device)
             for key, tensor in named_tensors(features)
         }
     )

@@ -41,28 +41,28 @@ def trace(timeline: pa.Table) -> dict[str, Any]:
         timeline: rows of ``timeline.parquet``.
     """
     rows = timeline.to_pylist()
-    workers: dict[int, list[_Span]] = {}
+    by_worker: dict[int, list[dict[str, Any]]] = {}
     for row in rows:
-        workers.setdefault(row["worker"], []).extend(_spans(row))
+        by_worker.setdefault(row["worker"], []).append(row)
     events: list[_Event] = []
-    for worker, spans in sorted(workers.items()):
-        placed = [(span, thread) for kind in _FIRST_ROWS for span, thread in _in_rows(kind, spans)]
+    for worker, own in sorted(by_worker.items()):
+        spans = [span for row in own for span in _spans(row)]
+        placed = [(span, place) for kind in _FIRST_ROWS for span, place in _in_rows(kind, spans)]
         # Where stages train one by one, a worker is entered at several.
-        stage, node = min((row["stage"], row["node"]) for row in rows if row["worker"] == worker)
-        events += _names(worker, stage, node, {*_FIRST_ROWS.values(), *(thread for _, thread in placed)})
-        events += [_slice(span, thread) for span, thread in placed]
+        stage, node = min((row["stage"], row["node"]) for row in own)
+        first = {(kind, 0) for kind in _FIRST_ROWS}
+        events += _names(worker, stage, node, first | {(span.kind, place) for span, place in placed})
+        events += [_slice(span, place) for span, place in placed]
     events += _arrows(rows)
     return {"displayTimeUnit": "ms", "traceEvents": events}
 
 
-def _names(worker: int, stage: int, node: str, threads: Iterable[int]) -> Iterator[_Event]:
+def _names(worker: int, stage: int, node: str, rows: Iterable[tuple[str, int]]) -> Iterator[_Event]:
     name = f"worker {worker}, from stage {stage}" if worker >= 0 else f"data worker {-1 - worker}"
     yield {"ph": "M", "name": "process_name", "pid": _process(worker), "args": {"name": f"{name}, on {node}"}}
     # Data come first.
     yield {"ph": "M", "name": "process_sort_index", "pid": _process(worker), "args": {"sort_index": worker}}
-    for thread in sorted(threads):
-        kind = max((kind for kind in _FIRST_ROWS if _FIRST_ROWS[kind] <= thread), key=_FIRST_ROWS.__getitem__)
-        place = thread - _FIRST_ROWS[kind]
+    for thread, kind, place in sorted((_thread(kind, place), kind, place) for kind, place in rows):
         about = {"pid": _process(worker), "tid": thread}
         yield {"ph": "M", "name": "thread_name", **about, "args": {"name": f"{kind} {place + 1}" if place else kind}}
         yield {"ph": "M", "name": "thread_sort_index", **about, "args": {"sort_index": thread}}
@@ -85,10 +85,14 @@ def _in_rows(kind: str, spans: Iterable[_Span]) -> Iterator[tuple[_Span, int]]:
     for span in sorted((span for span in spans if span.kind == kind), key=lambda span: (span.begin_us, span.end_us)):
         place = next((place for place, at_us in enumerate(free_us) if at_us <= span.begin_us), len(free_us))
         free_us[place : place + 1] = [span.end_us]
-        yield span, _FIRST_ROWS[kind] + place
+        yield span, place
 
 
-def _slice(span: _Span, thread: int) -> _Event:
+def _thread(kind: str, place: int) -> int:
+    return _FIRST_ROWS[kind] + place
+
+
+def _slice(span: _Span, place: int) -> _Event:
     row = span.row
     told = ("number", "epoch", "index", "num_samples", "wire_bytes", "backpressure_s")
     return {
@@ -96,7 +100,7 @@ def _slice(span: _Span, thread: int) -> _Event:
         "name": f"{row['purpose']} {row['number']}" if span.kind == "compute" else f"{span.kind} {row['number']}",
         "cat": span.kind,
         "pid": _process(row["worker"]),
-        "tid": thread,
+        "tid": _thread(span.kind, place),
         "ts": span.begin_us,
         "dur": span.end_us - span.begin_us,
         "args": {name: row[name] for name in told},

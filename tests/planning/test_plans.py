@@ -97,30 +97,27 @@ def test_seats_say_node_speed_and_memory():
     assert request.link_bytes_per_s == 1.25e8
 
 
-def test_a_layout_that_does_not_fit_when_it_is_tried_is_refused(monkeypatch: pytest.MonkeyPatch):
-    def large(config: Any, problem: Any, *, nodes: list[str], **more: Any) -> tuple[Rehearsed, ...]:
-        return tuple(Rehearsed(step_s=0.01, memory_bytes=9e9) for _ in nodes)
-
-    monkeypatch.setattr("distblock.plans.rehearse", large)
-    words = r"at most 8,000 MB, but when it was tried, blocks 0 to \d took 9,\d\d\d MB"
-    with pytest.raises(InputError, match=words):
-        search(Request(config=make_config({}), seats=(Seat(memory_bytes=8e9),)))
-
-
-def tried_as(results: Mapping[int, float | Exception], monkeypatch: pytest.MonkeyPatch, *, memory: float = 1e6) -> None:
+def tried_as(results: Mapping[int, float | Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     """Made-up trials: seconds of a stage, or what is raised, by number of workers; a worker alone takes 9 GB."""
 
     def rehearsed(config: Any, problem: Any, *, nodes: list[str], **more: Any) -> tuple[Rehearsed, ...]:
         result = results[len(nodes)]
         if isinstance(result, Exception):
             raise result
-        return tuple(Rehearsed(step_s=result, memory_bytes=9e9 if len(nodes) == 1 else memory) for _ in nodes)
+        return tuple(Rehearsed(step_s=result, memory_bytes=9e9 if len(nodes) == 1 else 1e6) for _ in nodes)
 
     monkeypatch.setattr("distblock.plans.rehearse", rehearsed)
 
 
 def request(*, workers: int, **seat: float) -> Request:
     return Request(config=make_config({}), seats=(Seat(**seat),) * workers, cores=64)  # type: ignore[arg-type]
+
+
+def test_a_layout_that_does_not_fit_when_it_is_tried_is_refused(monkeypatch: pytest.MonkeyPatch):
+    tried_as({1: 0.01}, monkeypatch)
+    words = r"at most 8,000 MB, but when it was tried, blocks 0 to \d took 9,\d\d\d MB"
+    with pytest.raises(InputError, match=words):
+        search(request(workers=1, memory_bytes=8e9))
 
 
 def test_the_quickest_when_they_are_tried_is_the_plan(monkeypatch: pytest.MonkeyPatch):
