@@ -140,7 +140,7 @@ def evaluate(
 
 
 def _evaluate_early_exit(run: str, path: str | None, picture: str | None) -> None:
-    from distblock.early_exit import evaluate_early_exit
+    from distblock.inference.early_exit import evaluate_early_exit
     from distblock.report.early_exits import class_table, confusion_table, draw_curve, early_exit_table
 
     if picture is not None:
@@ -160,6 +160,7 @@ def predict(
     to: str = "predictions.parquet",
     stage: int | None = None,
     exit_confidence: float | None = None,
+    exit_stages: tuple[int, ...] | None = None,
     exit_accuracy: float | None = None,
     calibrated: bool = False,
 ) -> None:
@@ -171,18 +172,24 @@ def predict(
         to: the file to write.
         stage: the last stage that answers; default: the one chosen on validation.
         exit_confidence: an earlier stage answers if its probability is this or more; default: none does.
-        exit_accuracy: choose that confidence so that this accuracy is kept on validation (evaluate --early-exit first).
+        exit_stages: these alone may answer early; default: all.
+        exit_accuracy: choose both so that this accuracy is kept on validation (evaluate --early-exit first).
         calibrated: correct probabilities by the temperatures that fit validation (evaluate --early-exit first).
     """
-    from distblock.prediction import Wish
-    from distblock.prediction import predict as predict_images
-    from distblock.report.early_exits import answered
+    from distblock.inference.prediction import Wish
+    from distblock.inference.prediction import predict as predict_images
 
-    wish = Wish(stage=stage, confidence=exit_confidence, accuracy=exit_accuracy, is_calibrated=calibrated)
+    wish = Wish(
+        stage=stage,
+        confidence=exit_confidence,
+        asked=exit_stages,
+        accuracy=exit_accuracy,
+        is_calibrated=calibrated,
+    )
     found = predict_images(_directory(run), data, to=to, wish=wish)
     console = _console()
     console.print(f"{to}: {found.table.num_rows} images", soft_wrap=True)
-    console.print(answered(found.table.column("stage").to_numpy(), found.confidence, found.last), soft_wrap=True)
+    console.print(found.answered, soft_wrap=True)
 
 
 def export(
@@ -202,7 +209,7 @@ def export(
         exits: ONNX: an output for the classifier of every stage on the way.
     """
     if to.endswith(".onnx"):
-        from distblock.onnx_export import export_onnx
+        from distblock.inference.onnx_export import export_onnx
 
         outputs = export_onnx(_directory(run), to=to, stage=stage, with_exits=exits)
         _console().print(f"{to}: from images scaled to 0..1 to {', '.join(outputs)}", soft_wrap=True)

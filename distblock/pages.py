@@ -12,7 +12,7 @@ from distblock.flags import check_folder
 from distblock.reasons import check_finished, judge_recording, recorded
 from distblock.report.calibration import Recording
 from distblock.report.page import Run, make_page
-from distblock.runs import EARLY_EXIT, METRICS, REPORT, SUMMARY, TIMELINE
+from distblock.runs import METRICS, REPORT, SUMMARY, TIMELINE
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -70,7 +70,7 @@ def read_run(directory: RunDirectory) -> Run:
         timeline=timeline,
         recording=found,
         verdict=None if found is None else judge_recording(found, config, summary),
-        early_exits=directory.read_json(EARLY_EXIT) if directory.exists(EARLY_EXIT) else None,
+        early_exits=directory.read_early_exit(),
     )
 
 

@@ -30,7 +30,8 @@ USAGE = """usage: distblock plan [OPTIONS] [--config FILE.yaml] [--KEY VALUE ...
   --link-rate RATE       between nodes, such as 100mbit; needed where seats are on several nodes
   --cores N              of each node; default: this machine's
   --memory SIZE          of each worker at most, such as 800mb; default: any
-  --codecs NAME ...      that an edge may have, the preferred one first; default: channel.codec
+  --codecs NAME ...      that an edge may have, the preferred one first; default: channel.codec, or
+                         channel.auto_codecs
   --to FILE.yaml         write the settings with the plan in them
 """
 
@@ -123,7 +124,7 @@ def read_request(arguments: Sequence[str]) -> tuple[Request, str | None]:
         rate = math.inf
     cores = whole_number(_last(options, "--cores"), where="--cores") if "--cores" in options else None
     codecs: list[Codec] = []
-    for name in options.get("--codecs", [config.channel.codec]):
+    for name in options.get("--codecs", config.channel.offered):
         if name not in get_args(Codec):
             raise InputError(f"--codecs: expected some of {', '.join(get_args(Codec))}, got {name}")
         codecs.append(name)  # type: ignore[arg-type]
@@ -240,6 +241,8 @@ def apply(plan: Plan, config: Config) -> Config:
         values["model"].pop("cuts")
     values["resources"] = {**values.get("resources", {}), "workers": len(plan.pieces)}
     values["channel"] = {**values.get("channel", {}), **({"edge_codecs": own} if own else {})}
+    if config.channel.codec == "auto":
+        values["channel"]["codec"] = "fp32"
     return make_config(values)
 
 
@@ -263,7 +266,9 @@ def planned(
     found = search(_here(config), model=model, dataset=dataset)
     for line in explain(found.plan, found.others):
         note(line)
-    return apply(found.plan, config)
+    plan = apply(found.plan, config)
+    # Its lines are this machine's: which codec an edge has is settled where the workers are.
+    return plan.model_copy(update={"channel": config.channel}) if config.channel.codec == "auto" else plan
 
 
 def candidates(config: Config, count: int) -> dict[tuple[int, ...], Plan]:
@@ -301,7 +306,7 @@ def candidates(config: Config, count: int) -> dict[tuple[int, ...], Plan]:
 def _here(config: Config) -> Request:
     """Workers on this machine: as many as the settings say, or one a core."""
     count = config.resources.workers or len(os.sched_getaffinity(0))
-    return Request(config=config, seats=(Seat(),) * count, codecs=(config.channel.codec,))
+    return Request(config=config, seats=(Seat(),) * count, codecs=config.channel.offered)
 
 
 def _moved(cuts: tuple[int, ...], num_blocks: int) -> Iterator[tuple[int, ...]]:

@@ -13,7 +13,7 @@ from typing import Any
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, Result, RunConfig
 from rich.console import Console
 
-from distblock import plans, runs
+from distblock import edge_codecs, plans, runs
 from distblock.attempts import Attempts, Keeper
 from distblock.callbacks import Callbacks
 from distblock.config import Config, make_config
@@ -94,6 +94,8 @@ class BlockTrainer:
                 self.config = as_settled(self.config, before)
                 if self.config.model.stages == "auto":
                     self.config = plans.as_before(self.config, before)
+                if self.config.channel.codec == "auto":
+                    self.config = edge_codecs.as_before(self.config, before)
                 check_changes(before, self.config)
             elif self.config.model.stages == "auto":
                 self.config = plans.planned(
@@ -101,11 +103,24 @@ class BlockTrainer:
                 )
             needs_initial = not (is_resumed and list_checkpoints(directory))
             prepared = prepare(self.config, model=self._model, dataset=self._dataset, needs_initial=needs_initial)
+            job = self._job(prepared)
+            if prepared.config.channel.codec == "auto":
+                prepared = self._with_codecs(prepared, job)
+                job = self._job(prepared)
             self.config = prepared.config
-            job = make_job(prepared, run=directory.name, model=self._model, dataset=self._dataset)
-            if self.config.executor == "ray":
-                driver.check(job)
             return self._fit(prepared, job, stack, is_resumed=is_resumed)
+
+    def _job(self, prepared: Prepared) -> driver.Job:
+        job = make_job(prepared, run=self.run_directory.name, model=self._model, dataset=self._dataset)
+        if prepared.config.executor == "ray":
+            driver.check(job)
+        return job
+
+    def _with_codecs(self, prepared: Prepared, job: driver.Job) -> Prepared:
+        """Codecs by the lines of this moment."""
+        lines = driver.survey(job, note=self._console.print) if prepared.config.executor == "ray" else ()
+        rates = {line.edge: line.rate_bytes_per_s for line in lines if line.edge}
+        return edge_codecs.settled(prepared, rates, model=self._model, note=self._console.print)
 
     def _fit(self, prepared: Prepared, job: driver.Job, stack: ExitStack, *, is_resumed: bool) -> Result:
         directory = self.run_directory

@@ -25,10 +25,10 @@ from distblock.bench.outcome import Outcome, Outputs, conclude, keep_line, read_
 from distblock.bench.pictures import Bars
 from distblock.config import DataConfig
 from distblock.data.dataset import open_classes, open_data
-from distblock.early_exit import microbatches
 from distblock.errors import InputError
 from distblock.evaluation import in_one_piece
-from distblock.exits import load_exits
+from distblock.inference.early_exit import microbatches
+from distblock.inference.exits import load_exits
 from distblock.runs import RunDirectory
 from distblock.statistics import interval
 from distblock.trainer import BlockTrainer

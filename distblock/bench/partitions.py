@@ -37,7 +37,7 @@ class Options(Outputs):
     """Samples per second as planned, with equal block counts, and with every other partition."""
 
     data_path: Annotated[str, tyro.conf.arg(help="folder with CIFAR-10 as train.parquet and test.parquet")]
-    models: tuple[str, ...] = ("torchvision/resnet18", "torchvision/vgg16", "torchvision/swin_t")
+    models: tuple[str, ...] = ("resnet20", "torchvision/resnet18", "torchvision/vgg11")
     """networks"""
     workers: int = 2
     """stages, a worker each"""

@@ -2,14 +2,16 @@
 
 The cases were written down before the planner's figures were looked at; every second one is held out: nothing in the
 planner was changed for its sake. Networks, partitions, numbers of workers, codecs, replicas and, with ``--hosts``,
-links differ. A case is profiled and run one after the other, several times, and the medians of the ratios are taken.
+links differ. A case is profiled once; then trials and runs take turns, and a run is compared with what the trials
+before and after it say, so that a machine that is slower at one time than at another is so for both. Medians of the
+ratios.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -20,7 +22,7 @@ from rich.table import Table
 from distblock.bench import linked
 from distblock.bench.outcome import Outcome, Outputs, conclude, read_options, tell
 from distblock.bench.pictures import Bars
-from distblock.bench.workers import Settings, measure_workers, prepare_run
+from distblock.bench.workers import Rates, Settings, measure_workers, prepare_run
 from distblock.config import Codec
 from distblock.errors import InputError
 from distblock.planning.layout import Plan, Seat
@@ -114,7 +116,7 @@ def main(arguments: Sequence[str]) -> None:
     cases = [known[name] for name in options.cases] or [case for case in CASES if options.hosts or case.rate is None]
     if any(case.rate for case in cases):
         linked.check(2, "20mbit")
-    found = {case.name: [_round(options, case) for _ in range(options.rounds)] for case in cases}
+    found = {case.name: _rounds(options, case) for case in cases}
     Console(width=140).print(_table(found))
     conclude("plan", options, make_outcome(found))
 
@@ -122,8 +124,8 @@ def main(arguments: Sequence[str]) -> None:
 Figures = Mapping[str, float]
 
 
-def _round(options: Options, case: Case) -> Figures:
-    """As planned, then as it is."""
+def _rounds(options: Options, case: Case) -> list[Figures]:
+    """As planned, and as it is, in turn."""
     settings = Settings(
         data_path=options.data_path,
         model=case.model,
@@ -136,26 +138,37 @@ def _round(options: Options, case: Case) -> Figures:
         alone=False,
         replicas=case.replicas,
     )
-    plan = foretell(settings, case)
+    foretell = foretelling(settings, case)
+    plans = [foretell()]
+    rounds = []
+    for _ in range(options.rounds):
+        rates, line = _run(settings, case)
+        plans.append(foretell())
+        around = plans[-2:]
+        figures = {
+            "planned_samples_per_s": around[0].num_samples / statistics.mean(plan.pace_s for plan in around),
+            "samples_per_s": rates.pipeline,
+            "planned_memory_bytes": statistics.mean(
+                max(piece.memory_bytes for piece in plan.pieces) for plan in around
+            ),
+            "memory_bytes": max(rates.peak_memory_bytes),
+            "line_bytes_per_s": line,
+        }
+        tell(options.log, "case", case.name, figures)
+        rounds.append(figures)
+    return rounds
+
+
+def _run(settings: Settings, case: Case) -> tuple[Rates, float]:
+    """What it is, and what its line carried."""
     if case.rate is None:
-        rates = measure_workers(settings)
-        line = math.nan
-    else:
-        with linked.on_hosts(linked.Link(rate=case.rate, delay_ms=0.0), settings) as (_, rates, carried):
-            line = carried * rates.wire_bytes_per_sample
-    figures = {
-        "planned_samples_per_s": plan.samples_per_s,
-        "samples_per_s": rates.pipeline,
-        "planned_memory_bytes": max(piece.memory_bytes for piece in plan.pieces),
-        "memory_bytes": max(rates.peak_memory_bytes),
-        "line_bytes_per_s": line,
-    }
-    tell(options.log, "case", case.name, figures)
-    return figures
+        return measure_workers(settings), math.nan
+    with linked.on_hosts(linked.Link(rate=case.rate, delay_ms=0.0), settings) as (_, rates, carried):
+        return rates, carried * rates.wire_bytes_per_sample
 
 
-def foretell(settings: Settings, case: Case) -> Plan:
-    """What the planner says of a layout that is given."""
+def foretelling(settings: Settings, case: Case) -> Callable[[], Plan]:
+    """What the planner says of a layout that is given, each time by a trial of its own."""
     prepared = prepare_run(replace(settings, address=None))
     nodes = ["a", "b"] if case.rate else ["here"] * case.stages
     bytes_per_s = linked.bytes_per_s(case.rate) if case.rate else math.inf
@@ -166,7 +179,7 @@ def foretell(settings: Settings, case: Case) -> Plan:
     measured = profile(prepared.config, prepared.problem, codecs=codecs, processes=together)
     planner = choose(request, measured, prepared.data).planner
     plan = planner.of_cuts(prepared.blueprint.partition.cuts, seats)
-    return try_out(plan, planner, prepared.config, prepared.problem)
+    return lambda: try_out(plan, planner, prepared.config, prepared.problem)
 
 
 def make_outcome(found: Mapping[str, Sequence[Figures]]) -> Outcome:

@@ -125,6 +125,11 @@ def _check_replicas(config: Config) -> None:
 def _check_codecs(config: Config) -> None:
     """What the regime asks of codecs."""
     channel, regime = config.channel, config.regime
+    if channel.codec == "auto" and regime.one_by_one:
+        raise ValueError(
+            f"channel.codec: auto is for edges that activations cross while all stages train, in the parallel or the"
+            f" asynchronous regime, got {regime.name}; choose fp32, fp16 or bf16"
+        )
     remembering = [codec for codec in channel.codecs if codec in channel.REMEMBERING]
     if remembering and (regime.name != "parallel" or config.replicas > 1):
         raise ValueError(

@@ -36,10 +36,13 @@ class ChannelConfig(Section):
     CASTS: ClassVar[tuple[Codec, ...]] = ("fp32", "fp16", "bf16")
     REMEMBERING: ClassVar[tuple[Codec, ...]] = ("topk", "vq", "diff8", "diff4", "diff2")
 
-    codec: Codec = "fp32"
+    codec: Codec | Literal["auto"] = "fp32"
     """how activations cross every edge: fp32 as they are; fp16, bf16 cast; fp8, int8, int4 scaled by channel; topk the
     largest of each sample, with error feedback; vq numbers of learned vectors; diff8, diff4, diff2 what has changed of
-    a sample, with so many bits"""
+    a sample, with so many bits; auto: of auto_codecs, for each edge between two hosts, the one that its line, measured
+    before the run, and its own time make quickest; fp32 within a host"""
+    auto_codecs: Annotated[tuple[Codec, ...], Field(min_length=1)] = ("fp32", "bf16")
+    """codecs that auto may choose from, since all but fp32 cost some accuracy"""
     edge_codecs: dict[PositiveInt, Codec] = Field(default={})
     """codecs of single edges instead of codec, by the stage that an edge enters: 1=int8 3=fp32"""
     codec_cache_bytes: PositiveInt = 256 * 1024**2
@@ -56,13 +59,20 @@ class ChannelConfig(Section):
     """bytes in flight on an edge; one parcel always passes"""
 
     def codec_of(self, edge: int) -> Codec:
-        """How activations enter a stage; images enter the first one as they are."""
-        return self.edge_codecs.get(edge, self.codec) if edge else "fp32"
+        """How activations enter a stage; images enter the first one as they are. What auto comes to is in edge_codecs
+        as soon as it is known, and nothing crosses before that."""
+        default: Codec = "fp32" if self.codec == "auto" else self.codec
+        return self.edge_codecs.get(edge, default) if edge else "fp32"
 
     @property
     def codecs(self) -> tuple[Codec, ...]:
         """All that some edge may have."""
-        return (self.codec, *self.edge_codecs.values())
+        return (*self.offered, *self.edge_codecs.values())
+
+    @property
+    def offered(self) -> tuple[Codec, ...]:
+        """Those that an edge without one of its own may have."""
+        return self.auto_codecs if self.codec == "auto" else (self.codec,)
 
     @property
     def remembers(self) -> bool:

@@ -157,7 +157,7 @@ def _measure(task: _Task) -> Profile:
     middle = outputs[len(outputs) // 2]
     return Profile(
         blocks=tuple(measured),
-        codecs={codec: _codec(codec, middle, task.repeats) for codec in task.codecs},
+        codecs={codec: measure_codec(codec, middle, repeats=task.repeats) for codec in task.codecs},
         num_samples=count,
         entering_bytes=entering_bytes,
     )
@@ -259,8 +259,8 @@ def _saved_bytes(step: Callable[[], None]) -> int:
     return sum(kept.values())
 
 
-def _codec(name: Codec, features: Features, repeats: int) -> CodecProfile:
-    """Both ends, a sample's second crossing."""
+def measure_codec(name: Codec, features: Features, *, repeats: int = REPEATS) -> CodecProfile:
+    """What a codec takes at both ends: medians of a microbatch's later crossings."""
     channel = ChannelConfig(codec=name)
     count = len(main_tensor(features))
     staging = Staging(main_tensor(features).device)

@@ -22,14 +22,14 @@ from threading import Barrier, BrokenBarrierError
 
 import torch
 
-from distblock.codecs.cast import Features, named_tensors, rebuild
+from distblock.codecs.cast import Features
 from distblock.config import Config
 from distblock.errors import RunFailedError
-from distblock.learning.blueprint import Build, Problem, draw_blueprint, network
+from distblock.learning.blueprint import Build, Problem, draw_blueprint
 from distblock.learning.host import Host, HostSpec
 from distblock.learning.memory import KEEP_MEMORY, PeakMemory
-from distblock.learning.network import detach, run_blocks
 from distblock.messages import Item
+from distblock.planning.inputs import entering
 from distblock.planning.layout import IN_FLIGHT, Rehearsed
 
 SECONDS = 3.0
@@ -39,9 +39,6 @@ LEAST = 5
 """Steps that count, however long they take."""
 
 WARM_UP = 2
-
-SAMPLES = 2
-"""Different images that a trial takes."""
 
 STEPS_PER_EPOCH = 1000
 """For the learning rate alone, which is of no account here."""
@@ -94,6 +91,9 @@ def rehearse(
         own = [stage for stage in range(blueprint.num_stages) if nodes[stage] == node]
         every = [stage for stage in own for _ in range(config.replicas)]
         most = _at_once(config, cores)
+        if len(every) > most:
+            # In the last wave, too, none has the memory bandwidth to itself.
+            every += every[: -len(every) % most]
         waves = [every[start : start + most] for start in range(0, len(every), most)]
         results = [result for wave in waves for result in _together([tasks[stage] for stage in wave])]
         for stage in own:
@@ -168,7 +168,14 @@ def _perform(task: _Task) -> Rehearsed:
     config, on_gpu = task.spec.config, task.spec.device.type == "cuda"
     torch.set_num_threads(config.resources.threads_per_worker)
     try:
-        features = _entering(task)
+        features = entering(
+            config,
+            task.spec.problem,
+            first=task.spec.blueprint.partition.stages[task.spec.stages.start].start,
+            num_samples=task.num_samples,
+            device=task.spec.device,
+            build=task.spec.build,
+        )
         before_bytes = 0 if on_gpu else PeakMemory().so_far()
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(task.spec.device)
@@ -191,21 +198,3 @@ def _perform(task: _Task) -> Rehearsed:
         leaving.append(work.features)
     grown_bytes = host.peak_memory_bytes() - before_bytes
     return Rehearsed(step_s=statistics.median(taken[WARM_UP:]), memory_bytes=grown_bytes)
-
-
-def _entering(task: _Task) -> Features:
-    """What enters the stage: the blocks before it make it of a few random images, and it is repeated. Made of as many
-    images as a microbatch has, it would leave memory behind that the stage then takes."""
-    spec, size = task.spec, task.spec.problem.image_size
-    first = spec.blueprint.partition.stages[spec.stages.start].start
-    features: Features = torch.randn(SAMPLES, spec.problem.in_channels, size, size)
-    for block in network(spec.config, spec.problem, spec.build)[:first]:
-        with torch.no_grad():
-            features = detach(run_blocks([block], features)[0])
-    times = -(-task.num_samples // SAMPLES)
-    return rebuild(
-        {
-            key: torch.cat([tensor] * times)[: task.num_samples].to(spec.device)
-            for key, tensor in named_tensors(features)
-        }
-    )

@@ -15,31 +15,31 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Found = Mapping[str, Any]
-"""``early_exit.json``; see `distblock.early_exit.evaluate_early_exit`."""
+"""``early_exit.json``; see `distblock.inference.early_exit.evaluate_early_exit`."""
 
 MOST_CLASSES = 20
 """Of a confusion matrix that is shown whole; of more, the classes that are confused most."""
 
 
 def early_exit_table(found: Found) -> Table:
-    """A row a confidence: on the test part, beside validation's accuracy."""
-    table = Table(title=f"early exits, the last stage {found['last_stage']}; compute and time: of that stage's")
-    headings = ("confidence", "validation", "test", "compute", "time", "an image", "answered by stage")
+    """A row a policy: on the test part, beside validation's accuracy."""
+    last = found["last_stage"]
+    table = Table(title=f"early exits; compute and time: of stage {last} alone")
+    headings = ("confidence", "asked", "validation", "test", "compute", "time", "an image", "answered by stage")
     for heading in headings:
-        table.add_column(heading, justify="left" if heading == "answered by stage" else "right")
-    whole, *timed = found["timed"]
-    last = found["test"][-1]["answered"]
-    never = {"accuracy": _accuracy(found), "cost": 1.0, "answered": [0.0] * (len(last) - 1) + [1.0]}
-    rows = zip(("none", *(None,) * len(timed)), (whole, *timed), (None, *found["validation"]), strict=True)
-    for (name, time, validation), test in zip(rows, (never, *found["test"]), strict=True):
+        table.add_column(heading, justify="left" if heading in ("asked", "answered by stage") else "right")
+    for point in found["curve"]:
+        alone = point["confidence"] is None
+        test = point["test"]
         table.add_row(
-            name or f"{test['confidence']:g}",
-            "" if validation is None else f"{validation['accuracy']:.2%}",
+            "" if alone else f"{point['confidence']:g}",
+            f"{last} alone" if alone else " ".join(str(stage) for stage in point["asked"]),
+            f"{point['validation']['accuracy']:.2%}",
             f"{test['accuracy']:.2%}",
             f"{test['cost']:.0%}",
-            f"{time['time']:.0%}",
-            f"{time['seconds_per_image'] * 1e6:.0f} µs",
-            " ".join(f"{share:.0%}" for share in test["answered"]),
+            f"{point['time']:.0%}",
+            f"{point['seconds_per_image'] * 1e6:.0f} µs",
+            ", ".join(f"{stage}: {share:.0%}" for stage, share in enumerate(test["answered"]) if share > 0),
         )
     return table
 
@@ -85,27 +85,13 @@ def draw_curve(found: Found) -> str:
 
 def plot_curve(axes: Axes, found: Found) -> None:
     """The same into a picture."""
-    accuracies = [100 * point["accuracy"] for point in found["test"]]
-    axes.plot([100 * point["cost"] for point in found["test"]], accuracies, "o-", label="compute, counted")
-    times = [100 * point["time"] for point in found["timed"][1:]]
-    axes.plot(times, accuracies, "s--", label="time, measured")
-    axes.axhline(100 * _accuracy(found), color="gray", linewidth=1, label=f"stage {found['last_stage']} alone")
-    axes.set_xlabel("% of the last stage's")
+    curve = found["curve"]
+    accuracies = [100 * point["test"]["accuracy"] for point in curve]
+    axes.plot([100 * point["test"]["cost"] for point in curve], accuracies, "o-", label="compute, counted")
+    axes.plot([100 * point["time"] for point in curve], accuracies, "s--", label="time, measured")
+    axes.axhline(accuracies[-1], color="gray", linewidth=1, label=f"stage {found['last_stage']} alone")
+    axes.set_xlabel(f"% of stage {found['last_stage']} alone")
     axes.set_ylabel("test accuracy, %")
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.legend()
-
-
-def answered(stages: np.ndarray, confidence: float | None, last: int) -> str:
-    """Which stages have answered, in one line."""
-    if confidence is None:
-        return f"all answered by stage {last}"
-    shares = [f"stage {stage} {np.mean(stages == stage):.0%}" for stage in range(last + 1)]
-    return f"from a probability of {confidence:g} on a stage answers: {', '.join(shares)}"
-
-
-def _accuracy(found: Found) -> float:
-    """Of the last stage alone."""
-    matrix = np.asarray(found["confusion"])
-    return float(matrix.diagonal().sum() / matrix.sum())

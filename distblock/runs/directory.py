@@ -211,6 +211,11 @@ class RunDirectory:
         """Read a JSON file."""
         return json.loads(self.read(name))
 
+    def read_early_exit(self) -> dict[str, Any] | None:
+        """What ``evaluate --early-exit`` has kept; None: it has not run, or one that knew no choice of stages has."""
+        found = self.read_json(EARLY_EXIT) if self.exists(EARLY_EXIT) else {}
+        return found if "curve" in found else None
+
     def write_config(self, config: Config) -> None:
         """Write config.yaml; keys in a URI stay out of it."""
         if self.uri is not None:

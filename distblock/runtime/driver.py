@@ -12,30 +12,22 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
-from ray.exceptions import (
-    LocalRayletDiedError,
-    NodeDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RayActorError,
-    RayTaskError,
-    WorkerCrashedError,
-)
+import ray
+from ray.util.placement_group import PlacementGroup
 
-from distblock.errors import AttemptLostError, DeviceLostError, InputLostError, PeerLostError, WorkerLostError
-from distblock.messages import DataReport, Failure, FailureKind, Handling, Line, Parcel, Standing, WorkerReport
+from distblock.messages import DataReport, Handling, Line, Parcel, WorkerReport
 from distblock.metrics.observer import Observer
 from distblock.runtime.cluster import check_machine, joined, living, placed
-from distblock.runtime.crew import Crew, Job, State, cause, crew, in_one_line, same
+from distblock.runtime.crew import Crew, Job, State, crew, same
 from distblock.runtime.cuts import Cuts
 from distblock.runtime.lanes import Lane, Waiting
 from distblock.runtime.placement import Resources, bundles, in_rows
 from distblock.runtime.preflight import preflight
-from distblock.runtime.seats import Call, Collect, DataSeat, Event, Hop, Release, Seat, Snapshot, StageSeat
+from distblock.runtime.seats import Call, Collect, Event, Hop, Release, Snapshot, StageSeat
+from distblock.runtime.watch import LOOK_S, Watch
 from distblock.schedule.course import Course
 from distblock.schedule.course import Lane as Stream
 from distblock.schedule.credits import Credits, edge_limits
@@ -45,16 +37,7 @@ from distblock.schedule.laps import Cell
 from distblock.schedule.parcels import parcel_size
 from distblock.schedule.saving import NoSaver, Saver
 
-__all__ = ["Job", "State", "carry_out", "check", "execute"]
-
-LOST_WITH_A_NODE = (InputLostError, ObjectLostError, NodeDiedError)
-"""A call's end where something that it needed, or its result, has gone with a node."""
-
-PROCESS_ENDED = (RayActorError, WorkerCrashedError, OutOfMemoryError, LocalRayletDiedError)
-"""A call's end with its process."""
-
-WATCH_S = 0.5
-"""Seconds between two looks at workers that say nothing."""
+__all__ = ["Job", "State", "carry_out", "check", "execute", "survey"]
 
 
 def check(job: Job) -> None:
@@ -64,6 +47,31 @@ def check(job: Job) -> None:
         InputError: there are too few GPUs.
     """
     check_machine(job.hosts[0].config, _bundles(job))
+
+
+def survey(job: Job, *, note: Callable[[str], None]) -> tuple[Line, ...]:
+    """The lines between the hosts that a run's workers would have now; nothing of it stays on the cluster.
+
+    Args:
+        job: what is to run.
+        note: is told in words what is waited for.
+
+    Raises:
+        InputError: the cluster cannot hold the run, or a node does not see the data.
+    """
+    if job.hosts[0].config.address is None and not ray.is_initialized():
+        return ()
+    with _on_cluster(job, may_wait=False, note=note) as group:
+        return preflight(job, group, note=lambda _: None)
+
+
+@contextmanager
+def _on_cluster(job: Job, *, may_wait: bool, note: Callable[[str], None]) -> Iterator[PlacementGroup]:
+    config = job.hosts[0].config
+    with joined(config, _bundles(job), may_wait=may_wait):
+        needed = in_rows(_bundles(job), living(), config)
+        with placed(needed, strategy=config.resources.strategy, note=note) as group:
+            yield group
 
 
 def execute(
@@ -97,11 +105,9 @@ def execute(
         AttemptLostError: a node ended, and with it what its workers held; the run can go on from a checkpoint.
         PreemptedError: the run was told to end.
     """
-    config = job.hosts[0].config
     with ExitStack() as stack:
-        stack.enter_context(joined(config, _bundles(job), may_wait=failures is not None and failures.count > 0))
-        needed = in_rows(_bundles(job), living(), config)
-        group = stack.enter_context(placed(needed, strategy=config.resources.strategy, note=note))
+        may_wait = failures is not None and failures.count > 0
+        group = stack.enter_context(_on_cluster(job, may_wait=may_wait, note=note))
         lines = preflight(job, group, note=note)
         observer.set_lines(lines)
         people = stack.enter_context(crew(job, group))
@@ -151,7 +157,7 @@ class _Run:
         self._note = note
         self._saver = saver
         self._cuts = Cuts(saver, people.workers)
-        self._nodes = people.nodes
+        self._watch = Watch(job, people, failures, observer, note)
         self._lanes: list[Lane] = []
         rates = {line.edge: line.rate_bytes_per_s for line in lines}
         self._limits = edge_limits(job.hosts[0].config, [rates.get(host.stages.start) for host in job.hosts])
@@ -159,9 +165,7 @@ class _Run:
         self._caches = job.hosts[0].inputs == "cache"
         self._unread: list[Cell] = []
         self._num_fed = 0
-        self._failures = failures
         self._size = parcel_size(job.hosts[0].config, job.hosts[0].blueprint.sample_bytes)
-        self._watched_s = time.monotonic()
         self._woken_s = time.perf_counter()
         self._state: State = {}
 
@@ -275,7 +279,7 @@ class _Run:
         """The next end of a call; all that is not waiting for one is the driver's own work."""
         self._observer.record_driver(time.perf_counter() - self._woken_s)
         try:
-            return self._crew.events.get(timeout=WATCH_S)
+            return self._crew.events.get(timeout=LOOK_S)
         except queue.Empty:
             return None
         finally:
@@ -284,17 +288,17 @@ class _Run:
     def _handle_next(self) -> None:
         event = self._next_event()
         if event is None:
-            self._watch()
+            self._watch.look()
             return
         if event.incarnation != event.seat.incarnation:
             return  # of a process that is gone
         if event.failure is not None:
-            self._fail(event.seat, event.failure)
+            self._watch.fail(event.seat, event.failure)
         elif event.seat.finish(event):
-            self._tell_recovered(event.seat)
+            self._watch.tell_recovered(event.seat)
             self._finish(event)
-        if time.monotonic() - self._watched_s > WATCH_S and self._crew.events.empty():
-            self._watch()
+        if self._watch.is_due and self._crew.events.empty():
+            self._watch.look()
 
     def _finish(self, event: Event) -> None:
         match event.call:
@@ -361,91 +365,6 @@ class _Run:
         self._observer.set_in_flight(stage, credits.count, credits.num_bytes)
         if backpressure_s:
             self._observer.record_backpressure(stage, backpressure_s)
-
-    def _watch(self) -> None:
-        """See who has been silent for too long, and which nodes have gone."""
-        self._watched_s = now_s = time.monotonic()
-        self._check_nodes("it has left the cluster")
-        for seat in self._seats:
-            overdue_s = seat.deadline.overdue_s(now_s)
-            if overdue_s is not None:
-                self._replace(seat, "froze", f"no result for {overdue_s:.0f} s")
-        self._observer.record_standing([self._standing(seat, now_s) for seat in self._seats])
-
-    @property
-    def _seats(self) -> list[Seat]:
-        return [*self._crew.workers, *self._crew.feeders]
-
-    def _standing(self, seat: Seat, now_s: float) -> Standing:
-        is_worker = seat.index < len(self._crew.workers)
-        return Standing(
-            who=seat.name,
-            edge=self._job.hosts[seat.index].stages.start if is_worker else None,
-            at=_place(seat)[0] if seat.ledger.oldest_unfinished else None,
-            since_s=seat.deadline.silent_s(now_s) or 0.0,
-            waiting=len(seat.ledger.unfinished),
-        )
-
-    def _fail(self, seat: Seat, failure: BaseException) -> None:
-        error = cause(failure) if isinstance(failure, RayTaskError) else failure
-        if isinstance(error, DeviceLostError):
-            self._replace(seat, "lost_device", in_one_line(error))
-            return
-        if not isinstance(error, (*LOST_WITH_A_NODE, *PROCESS_ENDED, PeerLostError)):
-            raise error
-        self._check_nodes(in_one_line(error))
-        if isinstance(error, LOST_WITH_A_NODE):
-            raise AttemptLostError("node_died", "a node that held an input", in_one_line(error))
-        self._replace(seat, "died", f"its process ended: {in_one_line(error)}")
-
-    def _check_nodes(self, cause: str) -> None:
-        """A node that has gone takes what it held with it."""
-        if self._nodes.is_single:
-            return
-        lost = self._nodes.lost()
-        for seat in self._seats:
-            for where in seat.where:
-                if where.node_id in lost:
-                    raise AttemptLostError("node_died", f"node {where.node} with {seat.name}", cause)
-
-    def _replace(self, seat: Seat, what: str, why: str) -> None:
-        """Another process for a seat."""
-        place, turn = _place(seat)
-        last = self._failures.tell(seat.name, f"{place}, call {turn}", why)
-        if last is not None:
-            raise WorkerLostError(f"{seat.name}, {place}: {why} ({last})")
-        kinds: dict[tuple[bool, str], FailureKind] = {
-            (False, "died"): "worker_died",
-            (False, "froze"): "worker_froze",
-            (False, "lost_device"): "worker_lost_device",
-            (True, "died"): "data_worker_died",
-            (True, "froze"): "data_worker_froze",
-        }
-        kind = kinds[isinstance(seat, DataSeat), what]
-        if self._job.hosts[0].config.recovery.scope == "run":
-            raise AttemptLostError(kind, f"{seat.name}, {place}", why)
-        replayed = seat.restart()
-        self._tell_recovered(seat)
-        failure = Failure(kind=kind, who=seat.name, place=place, cause=why, replayed=replayed, held_up_s=0.0)
-        seat.recovering = failure, time.monotonic()
-        self._note(
-            f"{seat.name} {what.replace('_', ' its ')} at {place}; started again, {replayed} calls are computed again"
-        )
-
-    def _tell_recovered(self, seat: Seat) -> None:
-        """The first new result of whoever took a seat over, or its end."""
-        if seat.recovering is not None:
-            failure, since_s = seat.recovering
-            seat.recovering = None
-            self._observer.record_failure(replace(failure, held_up_s=time.monotonic() - since_s))
-
-
-def _place(seat: Seat) -> tuple[str, int]:
-    """Where a worker is, in words, and the number of its call. It may be computing again what is known already."""
-    entry = seat.ledger.oldest_unfinished or next(iter(reversed(seat.ledger.entries)), None)
-    if entry is None:
-        return "its next call", seat.ledger.next_turn
-    return str(entry.call.parcel) if isinstance(entry.call, Hop) else type(entry.call).__name__.lower(), entry.turn
 
 
 def _reads(call: Call, cell: Cell) -> bool:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,15 +27,16 @@ from distblock.codecs.memcpy import memcpy_bytes_per_s
 from distblock.codecs.payload import Payload
 from distblock.codecs.staging import Staging
 from distblock.errors import DeviceLostError, InputLostError, StageError
-from distblock.learning.host import Host, HostSpec, Work, explain, stage_error
+from distblock.learning.host import Host, HostSpec, explain, stage_error
 from distblock.learning.stage import arrays_sha256
-from distblock.messages import Arrival, Departure, Inputs, Item, Parcel, Passage, WorkerReport
+from distblock.messages import Inputs, Item, Parcel, WorkerReport
 from distblock.runtime.caches import CacheSource
 from distblock.runtime.faults import Strikes
 from distblock.runtime.group import Group
 from distblock.runtime.handover import Beginning, Ready, SnapshotReport, WorkerState
-from distblock.runtime.intake import Arrived, Fetched, Intake
-from distblock.runtime.reuse import Reuse, Reused
+from distblock.runtime.intake import Fetched, Intake
+from distblock.runtime.reports import Computed, Done, Reporter
+from distblock.runtime.reuse import Reuse
 from distblock.runtime.turns import Turns
 from distblock.schedule.saving import CacheFiles
 from distblock.scratch.features import FeatureCache
@@ -45,37 +46,6 @@ T = TypeVar("T")
 
 LOST = (ObjectLostError, RayActorError)
 """What a fetch raises where an object, or the worker that it is asked of, has gone with its node."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Computed:
-    """What computing gave, and when it ran (on the worker's clock).
-
-    Attributes:
-        payload: what leaves, where the edge's codec remembers and takes its turn here.
-        decode_s, encode_s: seconds of such codecs.
-    """
-
-    work: Work
-    payload: Payload | None
-    decode_s: float
-    encode_s: float
-    departures: tuple[Departure, ...]
-    reused: Reused
-    started_s: float
-    finished_s: float
-    idle_since_s: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Done:
-    """A microbatch that has been computed, its output as it leaves (None: it does not), and when it was encoded."""
-
-    fetched: Fetched
-    computed: _Computed
-    payload: Payload | None
-    encode_s: float
-    encoded_s: float
 
 
 class StageWorker:
@@ -93,9 +63,8 @@ class StageWorker:
     def __init__(self, spec: HostSpec, index: int, beginning: Beginning, replica: int = 0) -> None:
         self._spec = spec
         self._replica = replica
-        self._index = index * spec.config.replicas + replica
         self._clock = time.perf_counter
-        self._epoch_s = time.time() - self._clock()
+        epoch_s = time.time() - self._clock()
         num_threads = spec.config.resources.threads_per_worker
         torch.set_num_threads(num_threads)
         # Between two kernels the computing thread needs the interpreter; it would wait up to 5 ms for a fetching one.
@@ -116,6 +85,13 @@ class StageWorker:
         if count > 1:
             self._group = Group(replica=replica, count=count, node=self._node, device=spec.device)
         self._host = Host(spec, clock=self._clock, shelf=shelf, replicas=self._group)
+        self._reporter = Reporter(
+            self._host,
+            index * count + replica,
+            node=self._node,
+            records=spec.config.metrics.record,
+            epoch_s=epoch_s,
+        )
         self._staging = Staging(spec.device)
         self._turns = Turns(beginning.turn)
         self._strikes = Strikes(beginning.faults, process=beginning.process, replica=replica)
@@ -213,7 +189,7 @@ class StageWorker:
             stored_s = self._clock()
             for at in parcel.items:
                 self._strikes.strike("stored", turn, at)
-            yield self._reports(parcel, arrived, done, put_s=stored_s - begun_s, stored_s=stored_s)
+            yield self._reporter.reports(parcel, arrived, done, put_s=stored_s - begun_s, stored_s=stored_s)
         except StageError as failure:
             self._turns.fail(failure)
             raise
@@ -284,11 +260,11 @@ class StageWorker:
             self._cache.release(stage, lap)
         self._strikes.strike("computed", turn)
 
-    def _queue(self, item: Item, fetched: Fetched, turn: int) -> Future[_Computed]:
+    def _queue(self, item: Item, fetched: Fetched, turn: int) -> Future[Computed]:
         self._reuse.expect()
         return self._submit(self._compute, item, fetched, turn)
 
-    def _compute(self, item: Item, fetched: Fetched, turn: int) -> _Computed:
+    def _compute(self, item: Item, fetched: Fetched, turn: int) -> Computed:
         self._strikes.strike("before", turn, item)
         started_s, idle_since_s = self._clock(), self._idle_since_s
         features = self._intake.features(fetched)
@@ -309,7 +285,7 @@ class StageWorker:
             departures += (self._cache.store(item, work.features, fetched.labels, codec=codec, staging=self._staging),)
         self._idle_since_s = self._clock()
         self._strikes.strike("computed", turn, item)
-        return _Computed(
+        return Computed(
             work=work,
             payload=payload,
             decode_s=decoded_s - started_s,
@@ -321,82 +297,16 @@ class StageWorker:
             idle_since_s=idle_since_s,
         )
 
-    def _encode(self, item: Item, fetched: Fetched, computed: _Computed) -> _Done:
+    def _encode(self, item: Item, fetched: Fetched, computed: Computed) -> Done:
         begun_s = self._clock()
         payload = computed.payload
         if payload is None and self._outgoing is not None and item.stage not in self._spec.stages:
             payload = self._outgoing.encode(computed.work.features, fetched.labels, fetched.microbatch)
         now_s = self._clock()
-        return _Done(
+        return Done(
             fetched=replace(fetched, decode_s=fetched.decode_s + computed.decode_s),
             computed=computed,
             payload=payload,
             encode_s=now_s - begun_s + computed.encode_s,
             encoded_s=now_s,
-        )
-
-    def _reports(
-        self, parcel: Parcel, arrived: Arrived, done: Sequence[_Done], *, put_s: float, stored_s: float
-    ) -> tuple[WorkerReport, ...]:
-        """Of each microbatch; what storing the parcel took is shared out evenly."""
-        if not self._spec.config.metrics.record:
-            return tuple(self._report(item, each.computed) for item, each in zip(parcel.items, done, strict=True))
-        idle_since_s = done[0].computed.idle_since_s
-        return tuple(
-            self._recorded(
-                item,
-                each,
-                arrivals=arrived.arrivals(each.fetched, idle_since_s=idle_since_s),
-                put_s=put_s / len(done),
-                passage=self._passage(arrived, each, stored_s=stored_s),
-            )
-            for item, each in zip(parcel.items, done, strict=True)
-        )
-
-    def _recorded(
-        self, item: Item, done: _Done, *, arrivals: tuple[Arrival, ...], put_s: float, passage: Passage
-    ) -> WorkerReport:
-        computed = done.computed
-        departures = computed.departures
-        if done.payload is not None:
-            departures += (done.payload.departure(encode_s=done.encode_s, put_s=put_s),)
-        arrivals += computed.work.arrivals
-        return self._report(item, computed, arrivals=arrivals, departures=departures, passage=passage)
-
-    def _report(
-        self,
-        item: Item,
-        computed: _Computed,
-        *,
-        arrivals: tuple[Arrival, ...] = (),
-        departures: tuple[Departure, ...] = (),
-        passage: Passage | None = None,
-    ) -> WorkerReport:
-        return WorkerReport(
-            worker=self._index,
-            item=item,
-            stages=computed.work.reports,
-            arrivals=arrivals,
-            departures=departures,
-            started_s=self._epoch_s + computed.started_s,
-            finished_s=self._epoch_s + computed.finished_s,
-            idle_s=max(0.0, computed.started_s - computed.idle_since_s - computed.reused.seconds),
-            reused=computed.reused.numbers,
-            reuse_s=computed.reused.seconds,
-            peak_memory_bytes=self._host.peak_memory_bytes(),
-            node=self._node,
-            passage=passage,
-        )
-
-    def _passage(self, arrived: Arrived, done: _Done, *, stored_s: float) -> Passage:
-        epoch_s = self._epoch_s
-        return Passage(
-            asked_s=epoch_s + arrived.asked_s,
-            fetched_s=epoch_s + arrived.fetched_s,
-            decoded_s=epoch_s + arrived.decoded_s,
-            started_s=epoch_s + done.computed.started_s,
-            finished_s=epoch_s + done.computed.finished_s,
-            encoded_s=epoch_s + done.encoded_s,
-            stored_s=epoch_s + stored_s,
-            wire_bytes=0 if done.payload is None else done.payload.wire_bytes,
         )

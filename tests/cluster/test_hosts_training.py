@@ -92,3 +92,22 @@ def test_who_waits_for_a_slow_link_goes_on_computing_and_why_names_the_link(tmp_
     assert run.exposed_share == pytest.approx(1 - verdict.bound_s / verdict.measured_s, abs=0.05)
     assert verdict.causes[0].kind == "edge"
     assert "edge 0->1" in verdict.causes[0].where
+
+
+def test_auto_takes_a_codec_for_the_edge_between_two_hosts_and_a_resumed_run_keeps_it(tmp_path: Path):
+    flags = "--model.stages 2 --resources.workers 2 --regime.epochs 1 --data.fraction 0.2 --channel.codec auto"
+    with hosts([HostSettings(cpus=1, link=Link(rate="5mbit"))] * 3, shared=[tmp_path]) as fleet:
+        arguments = f"train --address {fleet.address} --resources.strategy STRICT_SPREAD {flags} --run-dir run"
+        command = [sys.executable, "-m", "distblock", *arguments.split()]
+        done = fleet.run(command, cwd=tmp_path, timeout_s=300, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert "edge 0->1: bf16; over" in done.stderr
+    channel = RunDirectory.at(tmp_path / "run").read_config().channel
+    assert (channel.codec, channel.edge_codecs) == ("fp32", {1: "bf16"})
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    [edge] = summary["edges"]
+    assert edge["wire_bytes"] < 0.6 * edge["payload_bytes"]
+    config = {"executor": "local", "model": {"stages": 2}, "data": {"fraction": 0.2}, "regime": {"epochs": 1}}
+    plain = BlockTrainer({**config, "channel": {"codec": "bf16"}, "run_dir": str(tmp_path / "plain")}).fit().metrics
+    assert plain is not None
+    assert [s["weights_sha256"] for s in summary["stages"]] == [s["weights_sha256"] for s in plain["stages"]]

@@ -1,7 +1,7 @@
 """A trained run as a predictor that may answer early: every stage has a classifier, so any of them can be the last.
 
-An image goes from stage to stage until a classifier is sure enough, or the last stage is reached; what has answered is
-left out of the batch, so that the stages behind it have less to compute.
+An image goes from stage to stage until a classifier that is asked is sure enough, or the last stage is reached; what
+has answered is left out of the batch, so that the stages behind it have less to compute.
 
 Source: Teerapittayanon et al. 2016 (BranchyNet), arXiv:1709.01686, with the confidence of Huang et al. 2018,
 arXiv:1703.09844; temperatures: Guo et al. 2017, arXiv:1706.04599.
@@ -22,6 +22,7 @@ from distblock.config import Config
 from distblock.data.dataset import DataInfo
 from distblock.errors import InputError
 from distblock.evaluation import finished_spec
+from distblock.inference.policies import Costs, Policy
 from distblock.learning.blueprint import Build
 from distblock.learning.host import build_stages
 from distblock.learning.network import Block, main_tensor, part_of
@@ -77,14 +78,14 @@ class Exits:
 
     @torch.no_grad()
     def answer(
-        self, images: Tensor, *, last: int, confidence: float | None = None, temperatures: Sequence[float] | None = None
+        self, images: Tensor, *, last: int, policy: Policy | None = None, temperatures: Sequence[float] | None = None
     ) -> Answers:
         """Predict, each image by the first stage that is sure enough.
 
         Args:
             images: normalized, ``(N, C, H, W)``.
             last: the stage that answers whatever is left.
-            confidence: probability of the likeliest class from which on a stage answers; None: the last one answers.
+            policy: when a stage before it answers; None: none does.
             temperatures: of each stage's logits; None: as they are.
         """
         count = len(images)
@@ -93,12 +94,13 @@ class Exits:
         left = np.arange(count)
         features: Features = images
         for stage in self.stages[: last + 1]:
-            if confidence is None and stage.index < last:
+            if stage.index < last and (policy is None or not policy.asks(stage.index)):
                 features = stage.forward(features)
                 continue
             features, logits = stage.predict(features)
             highest, likeliest = probable(logits, 1.0 if temperatures is None else temperatures[stage.index])
-            is_sure = np.full(len(left), True) if stage.index == last else highest >= (confidence or 0.0)
+            enough = 0.0 if policy is None or stage.index == last else policy.confidence
+            is_sure = highest >= enough
             answered = left[is_sure]
             classes[answered], probabilities[answered] = likeliest[is_sure], highest[is_sure]
             stages[answered] = stage.index
@@ -108,21 +110,19 @@ class Exits:
             features = part_of(features, kept)
         return Answers(classes=classes, probabilities=probabilities, stages=stages)
 
-    def costs(self) -> list[int]:
-        """Operations of an image that each stage answers, all before it and every classifier on the way included; see
-        `distblock.learning.partition.count_costs`."""
+    def costs(self) -> Costs:
+        """Operations of an image; see `distblock.learning.partition.count_costs`."""
         size = (self.info.channels, self.info.image_size, self.info.image_size)
         features: Features = torch.zeros(2, *size)
-        total, found = 0, []
+        stages, classifiers = [], []
         for stage in self.stages:
             classifier: nn.Module = stage.module["classifier"]
-            leaving = stage.forward(features)
-            total += sum(count_costs(stage.blocks, features))
             block = Block(name="classifier", modules=(("classifier", classifier),))
-            total += sum(count_costs([block], main_tensor(leaving)))
-            found.append(total // 2)
+            leaving = stage.forward(features)
+            stages.append(sum(count_costs(stage.blocks, features)) // 2)
+            classifiers.append(sum(count_costs([block], main_tensor(leaving))) // 2)
             features = leaving
-        return found
+        return Costs(stages=stages, classifiers=classifiers)
 
 
 def load_exits(directory: RunDirectory, *, config: Config, model: Build | None = None) -> Exits:

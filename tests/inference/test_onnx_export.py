@@ -14,8 +14,8 @@ import torch
 from distblock import BlockTrainer
 from distblock.errors import InputError
 from distblock.evaluation import in_one_piece
-from distblock.exits import load_exits
-from distblock.onnx_export import export_onnx
+from distblock.inference.exits import load_exits
+from distblock.inference.onnx_export import export_onnx
 from distblock.runs import RunDirectory
 
 
@@ -56,7 +56,7 @@ def test_a_cifar_resnet_and_torchvisions(tmp_path: Path, small_cifar10: Path):
 
 
 def test_the_documentations_own_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    text = (Path(__file__).parents[1] / "docs" / "own_network_and_data.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "own_network_and_data.md").read_text()
     [code] = re.findall(r"^```python\n# shapes.py\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
     (tmp_path / "shapes.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)

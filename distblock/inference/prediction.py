@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distblock.data.unlabelled import Countable, open_images, read_images
-from distblock.early_exit import read_early_exit
 from distblock.errors import InputError
 from distblock.evaluation import in_one_piece
-from distblock.exits import Exits, check_last, load_exits
 from distblock.flags import check_folder
+from distblock.inference.exits import Exits, check_last, load_exits
+from distblock.inference.policies import Policy
 from distblock.learning.blueprint import Build
 from distblock.runs import RunDirectory
 
@@ -38,12 +38,14 @@ class Wish:
     Attributes:
         stage: the last that answers; None: the one chosen on validation.
         confidence: probability from which on an earlier stage answers; None: none does.
-        accuracy: instead of it, the accuracy on validation that is to be kept.
+        asked: the stages that may, where not all; None: all.
+        accuracy: instead of both, the accuracy on validation that is to be kept.
         is_calibrated: probabilities are corrected by the temperatures that fit validation.
     """
 
     stage: int | None = None
     confidence: float | None = None
+    asked: tuple[int, ...] | None = None
     accuracy: float | None = None
     is_calibrated: bool = False
 
@@ -54,13 +56,23 @@ class Predicted:
 
     Attributes:
         table: a row an image; see `SCHEMA`.
-        confidence: from which on earlier stages have answered; None: none has.
+        policy: when earlier stages have answered; None: none has.
         last: the last stage that answers.
     """
 
     table: pa.Table
-    confidence: float | None
+    policy: Policy | None
     last: int
+
+    @property
+    def answered(self) -> str:
+        """Which stages have answered, in one line."""
+        if self.policy is None:
+            return f"all answered by stage {self.last}"
+        stages = self.table.column("stage").to_numpy()
+        asked = [*filter(self.policy.asks, range(self.last)), self.last]
+        shares = [f"stage {stage} {np.mean(stages == stage):.0%}" for stage in asked]
+        return f"from a probability of {self.policy.confidence:g} on a stage answers: {', '.join(shares)}"
 
 
 def predict(
@@ -82,10 +94,10 @@ def predict(
     check_folder(to, where="--to")
     exits = load_exits(directory, config=config, model=model)
     last = check_last(exits, wish.stage)
-    temperatures, confidence = _settle(directory, wish, last)
+    temperatures, policy = _settle(directory, wish, last)
     images = open_images(places, memory_bytes=config.data.memory_bytes)
     batches = [
-        _batch(exits, images, indices, last, confidence, temperatures, config.data.image_size)
+        _batch(exits, images, indices, last, policy, temperatures, config.data.image_size)
         for indices in _pieces(len(images), config.data.eval_microbatch)
     ]
     table = pa.Table.from_batches(batches, schema=SCHEMA)
@@ -93,30 +105,46 @@ def predict(
         pq.write_table(table, to)
     except OSError as error:
         raise InputError(f"{to}: cannot be written: {error}") from None
-    return Predicted(table=table, confidence=confidence, last=last)
+    return Predicted(table=table, policy=policy, last=last)
 
 
-def _settle(directory: RunDirectory, wish: Wish, last: int) -> tuple[list[float] | None, float | None]:
-    """The temperatures, and the confidence."""
-    if wish.confidence is not None and not 0 < wish.confidence <= 1:
-        raise InputError(f"--exit-confidence: expected a probability above 0, at most 1, got {wish.confidence:g}")
-    if wish.confidence is not None and wish.accuracy is not None:
-        raise InputError("predict: expected --exit-confidence or --exit-accuracy, got both; leave one out")
+def _settle(directory: RunDirectory, wish: Wish, last: int) -> tuple[list[float] | None, Policy | None]:
+    """The temperatures, and when stages answer early."""
+    _check(wish, last)
+    policy = None if wish.confidence is None else Policy(confidence=wish.confidence, asked=wish.asked)
     if not wish.is_calibrated and wish.accuracy is None:
-        return None, wish.confidence
-    known = read_early_exit(directory)
+        return None, policy
+    known = directory.read_early_exit()
     if known is None:
         raise InputError(
             f"predict: expected what validation says of early exits; run distblock evaluate {directory.location}"
             " --early-exit first"
         )
-    confidence = wish.confidence if wish.accuracy is None else _confidence_for(known, wish.accuracy, last)
     # The confidences of that file are those of calibrated probabilities.
-    return list(known["temperatures"]), confidence
+    temperatures = list(known["temperatures"])
+    return temperatures, policy if wish.accuracy is None else _policy_for(known, wish.accuracy, last)
 
 
-def _confidence_for(known: dict[str, Any], accuracy: float, last: int) -> float:
-    """The one that computes least and keeps the accuracy on validation.
+def _check(wish: Wish, last: int) -> None:
+    """That a wish can be.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if wish.confidence is not None and not 0 < wish.confidence <= 1:
+        raise InputError(f"--exit-confidence: expected a probability above 0, at most 1, got {wish.confidence:g}")
+    if wish.confidence is not None and wish.accuracy is not None:
+        raise InputError("predict: expected --exit-confidence or --exit-accuracy, got both; leave one out")
+    if wish.asked is None:
+        return
+    if wish.confidence is None:
+        raise InputError("--exit-stages: expected --exit-confidence beside it, got none; say how sure they have to be")
+    if wrong := [stage for stage in wish.asked if not 0 <= stage < last]:
+        raise InputError(f"--exit-stages: expected stages before the last, {last}, got {wrong[0]}")
+
+
+def _policy_for(known: dict[str, Any], accuracy: float, last: int) -> Policy | None:
+    """The one that computes least and keeps the accuracy on validation; None: the last stage alone does.
 
     Raises:
         InputError: none does.
@@ -125,14 +153,16 @@ def _confidence_for(known: dict[str, Any], accuracy: float, last: int) -> float:
         raise InputError(
             f"--stage: expected {known['last_stage']}, for which validation was measured, got {last}; leave it out"
         )
-    points = known["validation"]
-    enough = [point for point in points if point["accuracy"] >= accuracy]
+    enough = [point for point in known["curve"] if point["validation"]["accuracy"] >= accuracy]
     if not enough:
-        best = max(point["accuracy"] for point in points)
+        best = max(point["validation"]["accuracy"] for point in known["curve"])
         raise InputError(
             f"--exit-accuracy: expected at most {best:.4f}, the best on validation, got {accuracy:g}; choose less"
         )
-    return min(enough, key=lambda point: point["cost"])["confidence"]
+    cheapest = min(enough, key=lambda point: point["validation"]["cost"])
+    if cheapest["confidence"] is None:
+        return None
+    return Policy(confidence=cheapest["confidence"], asked=tuple(cheapest["asked"]))
 
 
 def _pieces(count: int, size: int) -> Iterator[range]:
@@ -144,12 +174,12 @@ def _batch(
     images: Countable,
     indices: range,
     last: int,
-    confidence: float | None,
+    policy: Policy | None,
     temperatures: Sequence[float] | None,
     resize: int | None,
 ) -> pa.RecordBatch:
     read = exits.normalized(read_images(images, indices, info=exits.info, resize=resize))
-    answers = exits.answer(read, last=last, confidence=confidence, temperatures=temperatures)
+    answers = exits.answer(read, last=last, policy=policy, temperatures=temperatures)
     names = np.array(exits.info.class_names, dtype=object)[answers.classes]
     columns = [
         pa.array([images.where(index) for index in indices]),

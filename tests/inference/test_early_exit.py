@@ -17,12 +17,13 @@ from torch.nn import functional
 from distblock import BlockTrainer
 from distblock.cli import main
 from distblock.data.dataset import open_data
-from distblock.early_exit import CONFIDENCES, evaluate_early_exit, read_early_exit
 from distblock.errors import InputError
 from distblock.evaluation import evaluate_run, in_one_piece
-from distblock.exits import Exits, fit_temperature, load_exits
-from distblock.prediction import Wish, predict
-from distblock.report.early_exits import answered, class_table, confusion_table, draw_curve, early_exit_table
+from distblock.inference.early_exit import evaluate_early_exit
+from distblock.inference.exits import Exits, fit_temperature, load_exits
+from distblock.inference.policies import CONFIDENCES, Costs, Policy, Seen, measure, search
+from distblock.inference.prediction import Wish, predict
+from distblock.report.early_exits import class_table, confusion_table, draw_curve, early_exit_table
 from distblock.runs import RunDirectory
 
 
@@ -74,7 +75,7 @@ def test_without_confidence_the_last_stage_answers(exits: Exits, images: torch.T
 
 @pytest.mark.parametrize("confidence", [0.5, 0.9, 0.99])
 def test_each_image_is_answered_by_the_first_stage_that_is_sure(exits: Exits, images: torch.Tensor, confidence: float):
-    answers = exits.answer(images, last=2, confidence=confidence)
+    answers = exits.answer(images, last=2, policy=Policy(confidence=confidence))
     highest = [torch.softmax(logits, 1).max(1) for logits in exits.logits(images)]
     assert len(set(answers.stages.tolist())) > 1
     for place in range(len(images)):
@@ -86,26 +87,96 @@ def test_each_image_is_answered_by_the_first_stage_that_is_sure(exits: Exits, im
             assert answers.classes[place] == highest[sure[0]].indices[place]
 
 
+def test_a_stage_that_is_not_asked_does_not_answer(exits: Exits, images: torch.Tensor):
+    answers = exits.answer(images, last=2, policy=Policy(confidence=0.5, asked=(1,)))
+    assert set(answers.stages.tolist()) == {1, 2}
+    sure = torch.softmax(exits.logits(images)[1], 1).max(1).values >= 0.5
+    assert np.mean(answers.stages == 1) == pytest.approx(sure.double().mean().item(), abs=1 / len(images))
+
+
+def test_what_is_asked_costs_beside_what_is_computed():
+    costs = Costs(stages=(10, 20, 30), classifiers=(1, 2, 3))
+    assert costs.until(0, ()) == 11
+    assert costs.until(2, ()) == 63
+    assert costs.until(2, (0, 1)) == 66
+    assert costs.until(1, (0, 1, 2)) == 33
+
+
 def test_deeper_exits_cost_more(exits: Exits):
     costs = exits.costs()
-    assert costs == sorted(costs)
-    assert costs[0] > 0
+    until = [costs.until(stage, ()) for stage in range(3)]
+    assert until == sorted(until)
+    assert min(*costs.stages, *costs.classifiers) > 0
+
+
+def seen_by(probabilities: list[list[float]], right: list[list[bool]]) -> Seen:
+    """Labels are all 1; what is wrong says 0."""
+    return Seen(
+        classes=np.array(right).astype(np.int64),
+        probabilities=np.array(probabilities),
+        labels=np.ones(len(right[0]), dtype=np.int64),
+    )
+
+
+def test_accuracy_and_compute_of_a_policy():
+    seen = seen_by([[0.9, 0.4, 0.6, 0.2], [0.9] * 4, [0.9] * 4], [[True, False, False, True], [True] * 4, [True] * 4])
+    costs = Costs(stages=(10, 10, 10), classifiers=(5, 5, 5))
+    found = measure(seen, Policy(confidence=0.5, asked=(0,)), last=2, costs=costs)
+    assert found["answered"] == [0.5, 0, 0.5]
+    assert found["accuracy"] == 0.75
+    # Two images by the first stage, two by the last, which has asked the first before.
+    assert found["cost"] == pytest.approx((15 + 40) / 2 / 35)
+    alone = measure(seen, None, last=2, costs=costs)
+    assert alone == {"accuracy": 1.0, "cost": 1.0, "answered": [0, 0, 1]}
+
+
+def test_a_classifier_that_only_costs_is_not_asked():
+    generator = np.random.default_rng(0)
+    # The second stage is as sure as the first and of the same images, only later.
+    sure = np.where(generator.random(1000) < 0.6, 0.95, 0.3)
+    seen = seen_by([sure.tolist(), sure.tolist(), [0.99] * 1000], [(sure > 0.5).tolist()] * 2 + [[True] * 1000])
+    policies = search(seen, last=2, costs=Costs(stages=(10, 10, 10), classifiers=(4, 4, 4)))
+    best = policies[-1]
+    assert best.asked == (0,)
+    assert measure(seen, best, last=2, costs=Costs(stages=(10, 10, 10), classifiers=(4, 4, 4)))["accuracy"] == 1.0
+
+
+def test_nothing_is_asked_where_the_first_stage_is_the_last():
+    seen = seen_by([[0.9, 0.9]], [[True, False]])
+    assert search(seen, last=0, costs=Costs(stages=(1,), classifiers=(1,))) == []
+
+
+def test_many_stages_are_searched_with_fewer_of_them_asked():
+    seen = seen_by([[0.9, 0.2]] * 54, [[True, False]] * 54)
+    policies = search(seen, last=53, costs=Costs(stages=(1,) * 54, classifiers=(1,) * 54))
+    assert policies
+    assert all(policy.asked is not None and len(policy.asked) == 1 for policy in policies)
 
 
 def test_the_curve_is_that_of_the_answers(run: RunDirectory, exits: Exits, images: torch.Tensor, found: dict[str, Any]):
-    assert [point["confidence"] for point in found["test"]] == list(CONFIDENCES)
     last = found["last_stage"]
-    point = found["test"][CONFIDENCES.index(0.9)]
-    answers = exits.answer(images, last=last, confidence=0.9, temperatures=found["temperatures"])
-    shares = [float(np.mean(answers.stages == stage)) for stage in range(last + 1)]
-    np.testing.assert_allclose(point["answered"], shares, atol=2 / len(images))
-    assert point["cost"] == pytest.approx(np.dot(shares, found["stage_costs"][: last + 1]), abs=0.01)
+    *early, alone = found["curve"]
+    assert early
+    costs = [point["validation"]["cost"] for point in found["curve"]]
+    assert costs == sorted(costs)
+    assert max(costs) == 1
+    own = exits.costs()
+    for point in early:
+        assert point["confidence"] in CONFIDENCES
+        policy = Policy(confidence=point["confidence"], asked=tuple(point["asked"]))
+        answers = exits.answer(images, last=last, policy=policy, temperatures=found["temperatures"])
+        shares = [float(np.mean(answers.stages == stage)) for stage in range(last + 1)]
+        np.testing.assert_allclose(point["test"]["answered"], shares, atol=2 / len(images))
+        counted = sum(share * own.until(stage, policy.asked or ()) for stage, share in enumerate(shares))
+        assert point["test"]["cost"] == pytest.approx(counted / own.until(last, ()), abs=0.01)
     rows, best = evaluate_run(run)
     matrix = np.array(found["confusion"])
     assert last == best
+    assert alone["confidence"] is None
     assert matrix.sum() == len(images)
     assert matrix.diagonal().sum() / matrix.sum() == pytest.approx(rows[best].accuracy)
-    assert read_early_exit(run) == {"format_version": 1, **found}
+    assert alone["test"]["accuracy"] == pytest.approx(rows[best].accuracy)
+    assert run.read_early_exit() == json.loads(json.dumps({"format_version": 1, **found}))
 
 
 def test_it_is_shown_and_drawn(found: dict[str, Any]):
@@ -115,12 +186,9 @@ def test_it_is_shown_and_drawn(found: dict[str, Any]):
     for table in (early_exit_table(found), class_table(found), confusion_table(found)):
         console.print(table)
     text = console.export_text()
-    assert "0.999" in text
+    assert f"{found['last_stage']} alone" in text
     assert "answered by stage" in text
     assert "<svg" in draw_curve(found)
-    assert answered(np.array([0, 0, 2, 2]), 0.9, 2) == (
-        "from a probability of 0.9 on a stage answers: stage 0 50%, stage 1 0%, stage 2 50%"
-    )
 
 
 def test_a_temperature_undoes_overconfidence():
@@ -136,6 +204,9 @@ def test_a_folder_is_predicted(run: RunDirectory, tmp_path: Path):
     predicted = predict(run, [str(folder.parent)], to=tmp_path / "out.parquet", wish=Wish(confidence=0.9))
     table = pq.read_table(tmp_path / "out.parquet")
     assert table.equals(predicted.table)
+    stages = table.column("stage").to_pylist()
+    shares = [f"stage {stage} {stages.count(stage) / 20:.0%}" for stage in range(predicted.last + 1)]
+    assert predicted.answered == f"from a probability of 0.9 on a stage answers: {', '.join(shares)}"
     rows = table.to_pylist()
     assert [Path(row["image"]).name[:3] for row in rows] == [f"{index:03d}" for index in range(20)]
     right = [row["class_name"] == Path(row["image"]).stem[-1] for row in rows]
@@ -155,13 +226,14 @@ def test_a_parquet_file_without_labels_and_single_images(run: RunDirectory, tmp_
 
 def test_the_confidence_for_an_accuracy_comes_from_validation(run: RunDirectory, found: dict[str, Any], tmp_path: Path):
     folder = folder_of_digits(tmp_path / "images", 5)
-    wished = sorted(point["accuracy"] for point in found["validation"])[-2]
-    wish = Wish(accuracy=wished)
-    predicted = predict(run, [str(folder)], to=tmp_path / "out.parquet", wish=wish)
-    chosen = next(point for point in found["validation"] if point["confidence"] == predicted.confidence)
+    points = [point["validation"] for point in found["curve"]]
+    wished = sorted(point["accuracy"] for point in points)[-2]
+    predicted = predict(run, [str(folder)], to=tmp_path / "out.parquet", wish=Wish(accuracy=wished))
+    policy = predicted.policy
+    key = (None, []) if policy is None else (policy.confidence, list(policy.asked or ()))
+    chosen = next(p["validation"] for p in found["curve"] if (p["confidence"], list(p["asked"])) == key)
     assert chosen["accuracy"] >= wished
-    cheaper = [point for point in found["validation"] if point["cost"] < chosen["cost"]]
-    assert all(point["accuracy"] < wished for point in cheaper)
+    assert all(point["accuracy"] < wished for point in points if point["cost"] < chosen["cost"])
 
 
 def test_bad_input_is_one_line(run: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -179,6 +251,11 @@ def test_bad_input_is_one_line(run: RunDirectory, tmp_path: Path, capsys: pytest
         ([str(tmp_path / "gone")], "expected a folder, a .parquet file or image files, got no such file"),
         ([str(folder), "--exit-confidence", "2"], "--exit-confidence: expected a probability"),
         ([str(folder), "--exit-confidence", "0.5", "--exit-accuracy", "0.9"], "got both"),
+        ([str(folder), "--exit-stages", "0"], "--exit-stages: expected --exit-confidence beside it"),
+        (
+            [str(folder), "--exit-confidence", "0.5", "--stage", "1", "--exit-stages", "0", "1"],
+            "--exit-stages: expected stages before the last, 1, got 1",
+        ),
         ([str(folder), "--stage", "7"], "--stage: expected 0 to 2"),
         ([str(folder), "--to", str(tmp_path / "no" / "file")], "--to: expected a file in a folder"),
     ]
@@ -202,7 +279,8 @@ def test_a_run_without_weights_or_without_early_exits_is_named(run: RunDirectory
     import shutil
 
     shutil.copytree(run.location, copy)
-    (copy / "early_exit.json").unlink(missing_ok=True)
+    # As one wrote it that knew no choice of stages.
+    (copy / "early_exit.json").write_text('{"format_version": 1, "temperatures": [1, 1, 1], "validation": []}')
     with pytest.raises(InputError, match=r"evaluate .* --early-exit first"):
         predict(RunDirectory.at(copy), ["x"], to=tmp_path / "out.parquet", wish=Wish(is_calibrated=True))
 
@@ -223,5 +301,5 @@ def test_the_report_shows_them(run: RunDirectory):
 
     page = Path(report([run])).read_text()
     assert "Early exits" in page
-    assert "% of the last stage" in page
+    assert "% of stage" in page
     assert page.count("<td>7</td>") >= 1

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from distblock.errors import InputError
 from distblock.evaluation import in_one_piece
-from distblock.exits import check_last, load_exits
 from distblock.flags import check_folder
+from distblock.inference.exits import check_last, load_exits
 from distblock.learning.blueprint import Build
 from distblock.learning.network import main_tensor
 from distblock.learning.stage import Stage

@@ -1,0 +1,95 @@
+"""``channel.codec: auto``: each edge's codec by what its line carries, settled once, before anything is trained.
+
+A byte of activations takes a codec's seconds at both ends and the line's seconds for what is left of it. Of the codecs
+that are allowed, the one with the smallest sum is taken: where encoding costs more than the line saves, none. What was
+chosen is written to the run's settings, since weights depend on it: a resumed run keeps it, whatever its lines are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from distblock.config import Codec, Config
+from distblock.learning.blueprint import Build, draw_blueprint
+from distblock.metrics.hops import edge_name
+from distblock.planning.inputs import entering
+from distblock.planning.profile import CodecProfile, measure_codec
+from distblock.preparation import Prepared
+from distblock.runtime.lines import bit_rate
+
+
+def settled(
+    prepared: Prepared,
+    rates: Mapping[int, float | None],
+    *,
+    model: Build | None = None,
+    note: Callable[[str], None],
+) -> Prepared:
+    """A run with a codec for each of its edges.
+
+    Args:
+        prepared: the run, its codec ``auto``.
+        rates: of the edges that lie between two hosts, bytes a second; None: it could not be measured.
+        model: the user's own network.
+        note: is told what was chosen for them, and why.
+    """
+    config, partition = prepared.config, prepared.blueprint.partition
+    chosen: dict[int, Codec] = {}
+    for edge in range(1, partition.num_stages):
+        if edge in config.channel.edge_codecs:
+            continue
+        costs = _costs(prepared, edge, model) if edge in rates or "fp32" not in config.channel.auto_codecs else {}
+        rate = rates.get(edge, math.inf) or math.inf
+        chosen[edge] = choose(config.channel.auto_codecs, costs, rate) if costs else "fp32"
+        if edge in rates:
+            note(f"edge {edge_name(edge)}: {chosen[edge]}{_why(costs, rates[edge])}")
+    config = with_codecs(config, {**chosen, **config.channel.edge_codecs})
+    return replace(prepared, config=config, blueprint=draw_blueprint(config, prepared.problem, build=model))
+
+
+def choose(offered: Sequence[Codec], costs: Mapping[Codec, CodecProfile], bytes_per_s: float) -> Codec:
+    """The codec with which a byte of activations takes the fewest seconds; of equal ones the first."""
+    return min(offered, key=lambda codec: _seconds(costs[codec], bytes_per_s))
+
+
+def with_codecs(config: Config, codecs: Mapping[int, Codec]) -> Config:
+    """The settings with a codec for each edge instead of ``auto``."""
+    return _with(config, "fp32", {edge: codec for edge, codec in codecs.items() if codec != "fp32"})
+
+
+def as_before(config: Config, before: Config) -> Config:
+    """A run that goes on keeps the codecs that it began with."""
+    return _with(config, before.channel.codec, before.channel.edge_codecs)
+
+
+def _with(config: Config, codec: str, edge_codecs: Mapping[int, Codec]) -> Config:
+    channel = config.channel.model_copy(update={"codec": codec, "edge_codecs": dict(edge_codecs)})
+    return config.model_copy(update={"channel": channel})
+
+
+def _costs(prepared: Prepared, edge: int, model: Build | None) -> dict[Codec, CodecProfile]:
+    config = prepared.config
+    features = entering(
+        config,
+        prepared.problem,
+        first=prepared.blueprint.partition.stages[edge].start,
+        num_samples=config.data.train_microbatch,
+        device=torch.device("cpu"),
+        build=model,
+    )
+    return {codec: measure_codec(codec, features) for codec in config.channel.auto_codecs}
+
+
+def _seconds(cost: CodecProfile, bytes_per_s: float) -> float:
+    return cost.share / bytes_per_s + cost.encode_s + cost.decode_s
+
+
+def _why(costs: Mapping[Codec, CodecProfile], rate: float | None) -> str:
+    if rate is None:
+        return ", since its line has no rate"
+    each = [f"{codec} {1e9 * _seconds(cost, rate):.3g}" for codec, cost in costs.items()]
+    return f"; over {bit_rate(rate)} a MB of activations takes ms: {', '.join(each)}"
