@@ -22,7 +22,7 @@ from threading import Barrier, BrokenBarrierError
 
 import torch
 
-from distblock.codecs.cast import Features
+from distblock.codecs.cast import Features, num_bytes
 from distblock.config import Config
 from distblock.errors import RunFailedError
 from distblock.learning.blueprint import Build, Problem, draw_blueprint
@@ -168,6 +168,7 @@ def _perform(task: _Task) -> Rehearsed:
     config, on_gpu = task.spec.config, task.spec.device.type == "cuda"
     torch.set_num_threads(config.resources.threads_per_worker)
     try:
+        before_bytes = 0 if on_gpu else PeakMemory().so_far()
         features = entering(
             config,
             task.spec.problem,
@@ -176,7 +177,6 @@ def _perform(task: _Task) -> Rehearsed:
             device=task.spec.device,
             build=task.spec.build,
         )
-        before_bytes = 0 if on_gpu else PeakMemory().so_far()
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(task.spec.device)
         host = Host(task.spec, clock=time.perf_counter)
@@ -196,5 +196,6 @@ def _perform(task: _Task) -> Rehearsed:
             torch.cuda.synchronize(host.device)
         taken.append(clock() - begun_s)
         leaving.append(work.features)
-    grown_bytes = host.peak_memory_bytes() - before_bytes
+    # A worker builds the network, too, but what enters it lies in the object store.
+    grown_bytes = host.peak_memory_bytes() - before_bytes - (0 if on_gpu else num_bytes(features))
     return Rehearsed(step_s=statistics.median(taken[WARM_UP:]), memory_bytes=grown_bytes)

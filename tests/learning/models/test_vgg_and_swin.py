@@ -88,3 +88,28 @@ def test_swin_keeps_its_own_initialization_and_vgg_is_drawn_orthogonal():
     other = dict(build("swin_t", initialization="orthogonal")[0].modules)["features.1.0"].get_submodule("mlp.0")
     assert isinstance(other, nn.Linear)
     assert torch.allclose(other.weight.T @ other.weight, 0.01 * torch.eye(96), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["vgg11", "vgg13_bn"])
+def test_a_vgg_as_built_begins_as_torchvision_has_it(name: str):
+    found, theirs = own(build(name, initialization="built")), models.get_model(name, weights=None).state_dict()
+    for key, tensor in found.items():
+        if tensor.dim() == 4:
+            assert tensor.std() == pytest.approx(theirs[key].std().item(), rel=0.1)
+            assert tensor.mean() == pytest.approx(0, abs=0.01)
+        else:
+            assert torch.equal(tensor, theirs[key])
+
+
+def test_a_vgg_is_built_without_the_classifier_that_nobody_uses(monkeypatch: pytest.MonkeyPatch):
+    largest = 0
+    empty = nn.Module.to_empty
+
+    def to_empty(module: nn.Module, **more: Any) -> nn.Module:
+        nonlocal largest
+        largest = max(largest, *(tensor.numel() for tensor in module.state_dict().values()))
+        return empty(module, **more)
+
+    monkeypatch.setattr(nn.Module, "to_empty", to_empty)
+    build("vgg11")
+    assert 0 < largest == 512 * 512 * 9
