@@ -110,8 +110,9 @@ def draw_blueprint(config: Config, problem: Problem, *, build: Build | None = No
     )
 
 
-def network(config: Config, problem: Problem, build: Build | None) -> list[Block]:
-    """All blocks of the network, initialized; the same for everyone with the same seed."""
+def network(config: Config, problem: Problem, build: Build | None, *, needed: range | None = None) -> list[Block]:
+    """All blocks of the network, those that are needed (default: all) initialized; the same for everyone with the same
+    seed."""
     return build_network(
         config.model,
         in_channels=problem.in_channels,
@@ -119,6 +120,7 @@ def network(config: Config, problem: Problem, build: Build | None) -> list[Block
         num_classes=problem.num_classes,
         seed=config.seed,
         build=build,
+        needed=needed,
     )
 
 

@@ -327,9 +327,11 @@ def _edges_of(stage: int) -> tuple[tuple[str, int], tuple[str, int]]:
 
 
 def build_stages(spec: HostSpec, stages: range, replicas: Replicas | None = None) -> list[Stage]:
-    """Stages, initialized: the whole network is built, so that everyone's weights come from one place, and the blocks
-    of others are dropped."""
-    blocks = network(spec.config, spec.problem, spec.build)
+    """Consecutive stages, initialized: the whole network is built, so that everyone's weights come from one place, and
+    the blocks of others are dropped."""
+    own = spec.blueprint.partition.stages
+    needed = range(own[stages.start].start, own[stages.stop - 1].stop)
+    blocks = network(spec.config, spec.problem, spec.build, needed=needed)
     return [_build_stage(spec, index, blocks, replicas) for index in stages]
 
 

@@ -34,7 +34,7 @@ def entering(
     """
     size = problem.image_size
     features: Features = torch.randn(SAMPLES, problem.in_channels, size, size)
-    for block in network(config, problem, build)[:first]:
+    for block in network(config, problem, build, needed=range(first))[:first]:
         with torch.no_grad():
             features = detach(run_blocks([block], features)[0])
     times = -(-num_samples // SAMPLES)

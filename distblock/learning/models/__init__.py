@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 
 import torch
 
@@ -27,7 +28,14 @@ PREACT_NAME = re.compile(r"preact/([1-9]\d*)-([1-9]\d*)")
 
 
 def build_network(
-    config: ModelConfig, *, in_channels: int, image_size: int, num_classes: int, seed: int, build: Build | None = None
+    config: ModelConfig,
+    *,
+    in_channels: int,
+    image_size: int,
+    num_classes: int,
+    seed: int,
+    build: Build | None = None,
+    needed: range | None = None,
 ) -> list[Block]:
     """The network that ``config`` names, initialized, on the CPU.
 
@@ -38,6 +46,8 @@ def build_network(
         num_classes: classes; likewise.
         seed: the run's seed; equal seeds give equal weights, however the network is cut.
         build: the user's own network, instead of ``config.name``.
+        needed: blocks whose weights are asked for; the others stay as their constructors leave them, since orthogonal
+            matrices take time and memory. Default: all.
 
     Returns:
         The blocks in forward order; the network's own last classifier is not among them.
@@ -64,7 +74,7 @@ def build_network(
             )
         else:
             blocks = _build_named(config, in_channels)
-    _initialize(blocks, config, seed, own=own)
+    _initialize(blocks if needed is None else blocks[needed.start : needed.stop], config, seed, own=own)
     return blocks
 
 
@@ -86,7 +96,7 @@ def _build_named(config: ModelConfig, in_channels: int) -> list[Block]:
     raise InputError(_unknown(config.name))
 
 
-def _initialize(blocks: list[Block], config: ModelConfig, seed: int, *, own: bool) -> None:
+def _initialize(blocks: Sequence[Block], config: ModelConfig, seed: int, *, own: bool) -> None:
     how: Initialization
     if config.initialization == "auto":
         # A Transformer's weights are not drawn like a convolution's.

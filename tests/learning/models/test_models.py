@@ -283,3 +283,16 @@ def test_a_width_for_a_network_that_has_its_own():
         build("torchvision/resnet18", width=8)
     with pytest.raises(InputError, match=r"model\.width: expected none for your own network"):
         build("resnet8", width=8, build=own_network)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "torchvision/resnet18"])
+def test_blocks_that_are_not_needed_are_not_drawn_and_the_others_are_the_same(name: str):
+    config = ModelConfig(name=name)
+    whole, part = (
+        build_network(config, in_channels=3, image_size=32, num_classes=10, seed=0, needed=needed)
+        for needed in (None, range(1, 2))
+    )
+    assert len(part) == len(whole)
+    for place, (expected, got) in enumerate(zip(whole, part, strict=True)):
+        pairs = zip(state_of([expected]).values(), state_of([got]).values(), strict=True)
+        assert all(torch.equal(*pair) for pair in pairs) == (place == 1)
