@@ -1,15 +1,16 @@
 """``channel.codec: auto``: each edge's codec by what its line carries, settled once, before anything is trained.
 
 A byte of activations takes a codec's seconds at both ends and the line's seconds for what is left of it. Of the codecs
-that are allowed, the one with the smallest sum is taken: where encoding costs more than the line saves, none. What was
-chosen is written to the run's settings, since weights depend on it: a resumed run keeps it, whatever its lines are.
+that are allowed, the one with the smallest sum is taken: where encoding costs more than the line saves, none. Within a
+host activations cross as they are. What was chosen is written to the run's settings, since weights depend on it: a
+resumed run keeps it, whatever its lines are.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 
@@ -42,11 +43,15 @@ def settled(
     for edge in range(1, partition.num_stages):
         if edge in config.channel.edge_codecs:
             continue
-        costs = _costs(prepared, edge, model) if edge in rates or "fp32" not in config.channel.auto_codecs else {}
-        rate = rates.get(edge, math.inf) or math.inf
-        chosen[edge] = choose(config.channel.auto_codecs, costs, rate) if costs else "fp32"
-        if edge in rates:
-            note(f"edge {edge_name(edge)}: {chosen[edge]}{_why(costs, rates[edge])}")
+        if edge not in rates:
+            continue
+        rate = rates[edge]
+        if rate is None:
+            note(f"edge {edge_name(edge)}: fp32, since its line has no rate")
+            continue
+        costs = _costs(prepared, edge, model)
+        chosen[edge] = choose(config.channel.auto_codecs, costs, rate)
+        note(f"edge {edge_name(edge)}: {chosen[edge]}{_why(costs, rate)}")
     config = with_codecs(config, {**chosen, **config.channel.edge_codecs})
     return replace(prepared, config=config, blueprint=draw_blueprint(config, prepared.problem, build=model))
 
@@ -62,11 +67,32 @@ def with_codecs(config: Config, codecs: Mapping[int, Codec]) -> Config:
 
 
 def as_before(config: Config, before: Config) -> Config:
-    """A run that goes on keeps the codecs that it began with."""
-    return _with(config, before.channel.codec, before.channel.edge_codecs)
+    """A run that goes on keeps the codecs that it began with; what is given now beside ``auto`` stays, to be judged."""
+    codecs: dict[int, Codec] = {**before.channel.edge_codecs, **config.channel.edge_codecs}
+    return _with(config, before.channel.codec, codecs)
 
 
-def _with(config: Config, codec: str, edge_codecs: Mapping[int, Codec]) -> Config:
+def cut_elsewhere(config: Config, before: Config, *, note: Callable[[str], None]) -> Config:
+    """A run that goes on with fewer stages has fewer edges; codecs of those that are no more are left out.
+
+    Args:
+        config: the settings of now.
+        before: those that the run began with.
+        note: is told which.
+    """
+    model = config.model
+    if (model.stages, model.cuts) == (before.model.stages, before.model.cuts):
+        return config
+    last = len(model.cuts) if model.cuts is not None else model.stages - 1 if isinstance(model.stages, int) else None
+    gone = [edge for edge in config.channel.edge_codecs if last is not None and edge > last]
+    if not gone:
+        return config
+    note(f"edges {', '.join(map(edge_name, gone))} are no more; their codecs are left out of channel.edge_codecs")
+    left: dict[int, Codec] = {edge: codec for edge, codec in config.channel.edge_codecs.items() if edge not in gone}
+    return _with(config, config.channel.codec, left)
+
+
+def _with(config: Config, codec: Codec | Literal["auto"], edge_codecs: Mapping[int, Codec]) -> Config:
     channel = config.channel.model_copy(update={"codec": codec, "edge_codecs": dict(edge_codecs)})
     return config.model_copy(update={"channel": channel})
 
@@ -88,8 +114,6 @@ def _seconds(cost: CodecProfile, bytes_per_s: float) -> float:
     return cost.share / bytes_per_s + cost.encode_s + cost.decode_s
 
 
-def _why(costs: Mapping[Codec, CodecProfile], rate: float | None) -> str:
-    if rate is None:
-        return ", since its line has no rate"
+def _why(costs: Mapping[Codec, CodecProfile], rate: float) -> str:
     each = [f"{codec} {1e9 * _seconds(cost, rate):.3g}" for codec, cost in costs.items()]
     return f"; over {bit_rate(rate)} a MB of activations takes ms: {', '.join(each)}"

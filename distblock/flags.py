@@ -98,10 +98,12 @@ def check_folder(path: str | Path, *, where: str) -> None:
     """Whether a file can be written there, before an hour is spent.
 
     Raises:
-        InputError: its folder is not there; ``where`` names the option.
+        InputError: its folder is not there, or it is one; ``where`` names the option.
     """
     if not Path(path).absolute().parent.is_dir():
         raise InputError(f"{where}: expected a file in a folder that is there, got {path}; make the folder first")
+    if Path(path).is_dir():
+        raise InputError(f"{where}: expected a file to write, got the folder {path}; name a file in it")
 
 
 def whole_number(text: str, *, where: str) -> int:

@@ -94,7 +94,8 @@ def recorded(timeline: pa.Table, config: Config, summary: Mapping[str, Any]) -> 
 def judge_recording(found: Recording, config: Config, summary: Mapping[str, Any]) -> Verdict:
     """The verdict on it."""
     stage_s = [stage["compute_s"] for stage in summary["stages"]]
-    return judge(found, codec=config.channel.codec, stage_s=stage_s)
+    codecs = [config.channel.codec_of(edge) for edge in range(1, len(stage_s))]
+    return judge(found, codec="fp32" if "fp32" in codecs else "other", stage_s=stage_s)
 
 
 def check_finished(directory: RunDirectory, *names: str, verb: str) -> None:

@@ -96,6 +96,7 @@ class BlockTrainer:
                     self.config = plans.as_before(self.config, before)
                 if self.config.channel.codec == "auto":
                     self.config = edge_codecs.as_before(self.config, before)
+                self.config = edge_codecs.cut_elsewhere(self.config, before, note=self._console.print)
                 check_changes(before, self.config)
             elif self.config.model.stages == "auto":
                 self.config = plans.planned(

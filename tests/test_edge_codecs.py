@@ -14,6 +14,7 @@ from distblock.edge_codecs import choose, settled
 from distblock.errors import InputError
 from distblock.planning.profile import CodecProfile
 from distblock.preparation import Prepared, prepare
+from distblock.resuming import check_changes
 from distblock.runs import RunDirectory
 
 COSTS: dict[Codec, CodecProfile] = {
@@ -68,6 +69,14 @@ def test_an_edge_with_a_codec_of_its_own_keeps_it(prepared: Prepared, monkeypatc
     assert found.config.channel.edge_codecs == {1: "int8", 2: "fp16"}
 
 
+def test_within_a_host_nothing_is_encoded_whatever_is_offered():
+    config = make_config({"channel": {"codec": "auto", "auto_codecs": ["int8", "diff8"]}})
+    said: list[str] = []
+    found = settled(prepare(config), {}, note=said.append)
+    assert found.config.channel.edge_codecs == {}
+    assert not said
+
+
 def test_what_is_measured_is_a_codec_at_the_size_that_crosses(prepared: Prepared):
     said: list[str] = []
     found = settled(prepared, {1: 1e4}, note=said.append)
@@ -94,6 +103,24 @@ def test_a_run_that_goes_on_keeps_what_it_began_with():
     assert now.channel.edge_codecs == {1: "bf16"}
 
 
+def test_what_is_given_beside_auto_is_not_thrown_away():
+    before = make_config({"channel": {"edge_codecs": {1: "bf16"}}})
+    now = edge_codecs.as_before(make_config({"channel": {"codec": "auto", "edge_codecs": {1: "int8"}}}), before)
+    with pytest.raises(InputError, match=r"resume: channel\.edge_codecs\.1: expected bf16, as the run began, got int8"):
+        check_changes(before, now)
+
+
+def test_fewer_stages_have_fewer_edges():
+    before = make_config({"model": {"cuts": [1, 2]}, "channel": {"edge_codecs": {1: "bf16", 2: "int8"}}})
+    now = make_config({"model": {"cuts": [1]}, "channel": {"edge_codecs": {1: "bf16", 2: "int8"}}})
+    said: list[str] = []
+    cut = edge_codecs.cut_elsewhere(now, before, note=said.append)
+    assert cut.channel.edge_codecs == {1: "bf16"}
+    assert said == ["edges 1->2 are no more; their codecs are left out of channel.edge_codecs"]
+    check_changes(before, cut)
+    assert edge_codecs.cut_elsewhere(before, before, note=said.append) is before
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -101,6 +128,10 @@ def test_a_run_that_goes_on_keeps_what_it_began_with():
         ({"channel": {"auto_codecs": []}}, "auto_codecs"),
         ({"channel": {"auto_codecs": ["fp32", "diff8"]}, "replicas": 2}, "diff8 remembers what crossed before"),
         ({"channel": {"auto_codecs": ["bf15"]}}, "auto_codecs"),
+        (
+            {"model": {"stages": "auto"}, "channel": {"edge_codecs": {2: "int8"}}},
+            "expected none with model.stages auto",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(settings: dict[str, Any], said: str):

@@ -130,7 +130,9 @@ def test_a_run_that_has_ended_is_not_resumed(tmp_path: Path):
 
 
 def test_with_other_cuts(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    config = settings("parallel", executor="local", model={"cuts": [1, 2]}, run_dir=str(tmp_path / "run"))
+    channel = {"edge_codecs": {1: "bf16", 2: "bf16"}}
+    config = settings("parallel", executor="local", model={"cuts": [1, 2]}, channel=channel)
+    config["run_dir"] = str(tmp_path / "run")
     cut_short(config, evaluations=5)
     shutil.copytree(tmp_path / "run", tmp_path / "copy")
     changed = {**config, "model": {"cuts": [1]}, "resume": True}
@@ -139,6 +141,7 @@ def test_with_other_cuts(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     said = capsys.readouterr().err
     assert "cut before blocks [1] instead of [1, 2]" in said
     assert "every stage keeps its classifier" in said
+    assert "edges 1->2 are no more" in said
     assert len(list((tmp_path / "run").glob("before-*-metrics.parquet"))) == 1
     # The workers' weights are the plain loop's here as well.
     assert figures(fit({**changed, "executor": "ray", "run_dir": str(tmp_path / "copy")})) == figures(resumed)

@@ -148,6 +148,11 @@ def _check_codecs(config: Config) -> None:
 def _check_regime(config: Config) -> None:
     """Settings that belong to some regimes alone."""
     regime = config.regime
+    if config.model.stages == "auto" and config.channel.edge_codecs:
+        raise ValueError(
+            "channel.edge_codecs: expected none with model.stages auto, which says where edges are, got"
+            f" {min(config.channel.edge_codecs)}; set channel.codec, or cut the network yourself"
+        )
     if config.model.stages == "auto" and regime.name not in ("parallel", "asynchronous"):
         raise ValueError(
             f"model.stages: auto plans for stages that all compute at once, in the parallel or the asynchronous regime,"

@@ -38,6 +38,9 @@ class ParquetSource:
         self.path = path
         self._file = _open(filesystem, path)
         self._image_column = self._column(IMAGE_COLUMNS, "struct<bytes, path>")
+        kind = self._file.schema_arrow.field(self._image_column).type
+        if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
+            raise DataError(f"{path}: expected column {self._image_column} to be struct<bytes, path>, got {kind}")
         metadata = self._file.metadata
         self._label_column = self._column(LABEL_COLUMNS, "whole numbers") if is_labelled else ""
         self.labels = self._read_labels(self._label_column) if is_labelled else np.zeros(metadata.num_rows, np.int64)

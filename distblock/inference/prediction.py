@@ -96,6 +96,8 @@ def predict(
     last = check_last(exits, wish.stage)
     temperatures, policy = _settle(directory, wish, last)
     images = open_images(places, memory_bytes=config.data.memory_bytes)
+    if not len(images):
+        raise InputError(f"{', '.join(places)}: expected images, got none")
     batches = [
         _batch(exits, images, indices, last, policy, temperatures, config.data.image_size)
         for indices in _pieces(len(images), config.data.eval_microbatch)
@@ -135,8 +137,12 @@ def _check(wish: Wish, last: int) -> None:
         raise InputError(f"--exit-confidence: expected a probability above 0, at most 1, got {wish.confidence:g}")
     if wish.confidence is not None and wish.accuracy is not None:
         raise InputError("predict: expected --exit-confidence or --exit-accuracy, got both; leave one out")
+    if wish.accuracy is not None and not 0 < wish.accuracy <= 1:
+        raise InputError(f"--exit-accuracy: expected a share above 0, at most 1, got {wish.accuracy:g}")
     if wish.asked is None:
         return
+    if not wish.asked:
+        raise InputError("--exit-stages: expected stages, got none; name some, or leave it out to ask all")
     if wish.confidence is None:
         raise InputError("--exit-stages: expected --exit-confidence beside it, got none; say how sure they have to be")
     if wrong := [stage for stage in wish.asked if not 0 <= stage < last]:
@@ -151,13 +157,14 @@ def _policy_for(known: dict[str, Any], accuracy: float, last: int) -> Policy | N
     """
     if known["last_stage"] != last:
         raise InputError(
-            f"--stage: expected {known['last_stage']}, for which validation was measured, got {last}; leave it out"
+            f"--exit-accuracy: validation was measured with stage {known['last_stage']} as the last one, and {last} was"
+            f" to be; take --stage {known['last_stage']}"
         )
     enough = [point for point in known["curve"] if point["validation"]["accuracy"] >= accuracy]
     if not enough:
         best = max(point["validation"]["accuracy"] for point in known["curve"])
         raise InputError(
-            f"--exit-accuracy: expected at most {best:.4f}, the best on validation, got {accuracy:g}; choose less"
+            f"--exit-accuracy: expected at most {best:.6f}, the best on validation, got {accuracy:g}; choose less"
         )
     cheapest = min(enough, key=lambda point: point["validation"]["cost"])
     if cheapest["confidence"] is None:

@@ -212,9 +212,21 @@ class RunDirectory:
         return json.loads(self.read(name))
 
     def read_early_exit(self) -> dict[str, Any] | None:
-        """What ``evaluate --early-exit`` has kept; None: it has not run, or one that knew no choice of stages has."""
-        found = self.read_json(EARLY_EXIT) if self.exists(EARLY_EXIT) else {}
-        return found if "curve" in found else None
+        """What ``evaluate --early-exit`` has kept; None: it has not run, or one that knew no choice of stages has.
+
+        Raises:
+            InputError: the file is broken.
+        """
+        if not self.exists(EARLY_EXIT):
+            return None
+        try:
+            found = self.read_json(EARLY_EXIT)
+        except ValueError as error:
+            where = self.path(EARLY_EXIT)
+            raise InputError(
+                f"{where}: expected what evaluate --early-exit writes, got no JSON ({error}); run it again"
+            ) from None
+        return found if isinstance(found, dict) and found.get("curve") else None
 
     def write_config(self, config: Config) -> None:
         """Write config.yaml; keys in a URI stay out of it."""

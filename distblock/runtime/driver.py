@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 import ray
 from ray.util.placement_group import PlacementGroup
 
+from distblock.errors import AttemptLostError, WorkerLostError
 from distblock.messages import DataReport, Handling, Line, Parcel, WorkerReport
 from distblock.metrics.observer import Observer
 from distblock.runtime.cluster import check_machine, joined, living, placed
@@ -58,11 +59,15 @@ def survey(job: Job, *, note: Callable[[str], None]) -> tuple[Line, ...]:
 
     Raises:
         InputError: the cluster cannot hold the run, or a node does not see the data.
+        WorkerLostError: a node has gone meanwhile.
     """
     if job.hosts[0].config.address is None and not ray.is_initialized():
         return ()
-    with _on_cluster(job, may_wait=False, note=note) as group:
-        return preflight(job, group, note=lambda _: None)
+    try:
+        with _on_cluster(job, may_wait=False, note=note) as group:
+            return preflight(job, group, note=lambda _: None)
+    except AttemptLostError as lost:
+        raise WorkerLostError(f"channel.codec auto: {lost} while lines were measured; start the run again") from lost
 
 
 @contextmanager

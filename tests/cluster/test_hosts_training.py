@@ -94,7 +94,7 @@ def test_who_waits_for_a_slow_link_goes_on_computing_and_why_names_the_link(tmp_
     assert "edge 0->1" in verdict.causes[0].where
 
 
-def test_auto_takes_a_codec_for_the_edge_between_two_hosts_and_a_resumed_run_keeps_it(tmp_path: Path):
+def test_auto_takes_a_codec_for_the_edge_between_two_hosts(tmp_path: Path):
     flags = "--model.stages 2 --resources.workers 2 --regime.epochs 1 --data.fraction 0.2 --channel.codec auto"
     with hosts([HostSettings(cpus=1, link=Link(rate="5mbit"))] * 3, shared=[tmp_path]) as fleet:
         arguments = f"train --address {fleet.address} --resources.strategy STRICT_SPREAD {flags} --run-dir run"

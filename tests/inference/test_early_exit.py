@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.nn import functional
 from distblock import BlockTrainer
 from distblock.cli import main
 from distblock.data.dataset import open_data
-from distblock.errors import InputError
+from distblock.errors import DistblockError, InputError
 from distblock.evaluation import evaluate_run, in_one_piece
 from distblock.inference.early_exit import evaluate_early_exit
 from distblock.inference.exits import Exits, fit_temperature, load_exits
@@ -269,6 +270,31 @@ def test_bad_input_is_one_line(run: RunDirectory, tmp_path: Path, capsys: pytest
     assert not (tmp_path / "out.parquet").exists()
 
 
+@pytest.mark.usefixtures("found")
+def test_files_that_are_not_what_is_expected_are_named(run: RunDirectory, tmp_path: Path):
+    pq.write_table(pa.table({"image": [b"no struct"]}), tmp_path / "plain.parquet")
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pq.write_table(pa.table({"image": pa.array([], kind)}), tmp_path / "none.parquet")
+    out = tmp_path / "out.parquet"
+    with pytest.raises(DistblockError, match="expected column image to be struct<bytes, path>, got binary"):
+        predict(run, [str(tmp_path / "plain.parquet")], to=out, wish=Wish())
+    with pytest.raises(InputError, match="expected images, got none"):
+        predict(run, [str(tmp_path / "none.parquet")], to=out, wish=Wish())
+    folder = folder_of_digits(tmp_path / "images", 2)
+    with pytest.raises(InputError, match=r"--exit-accuracy: expected a share above 0, at most 1, got 97"):
+        predict(run, [str(folder)], to=out, wish=Wish(accuracy=97))
+    with pytest.raises(InputError, match="expected a file to write, got the folder"):
+        predict(run, [str(folder)], to=folder, wish=Wish())
+    with pytest.raises(InputError, match="--exit-stages: expected stages, got none"):
+        predict(run, [str(folder)], to=out, wish=Wish(confidence=0.5, asked=()))
+    copy = tmp_path / "copy"
+    shutil.copytree(run.location, copy)
+    (copy / "early_exit.json").write_text("")
+    with pytest.raises(InputError, match="got no JSON"):
+        predict(RunDirectory.at(copy), [str(folder)], to=out, wish=Wish(accuracy=0.5))
+    assert not out.exists()
+
+
 def test_a_run_without_weights_or_without_early_exits_is_named(run: RunDirectory, tmp_path: Path):
     empty = tmp_path / "run"
     empty.mkdir()
@@ -276,8 +302,6 @@ def test_a_run_without_weights_or_without_early_exits_is_named(run: RunDirectory
     with pytest.raises(InputError, match="weights"):
         predict(RunDirectory.at(empty), ["x"], to=tmp_path / "out.parquet", wish=Wish())
     copy = tmp_path / "copy"
-    import shutil
-
     shutil.copytree(run.location, copy)
     # As one wrote it that knew no choice of stages.
     (copy / "early_exit.json").write_text('{"format_version": 1, "temperatures": [1, 1, 1], "validation": []}')
