@@ -38,32 +38,25 @@ def settled(
         model: the user's own network.
         note: is told what was chosen for them, and why.
     """
-    config, partition = prepared.config, prepared.blueprint.partition
-    chosen: dict[int, Codec] = {}
-    for edge in range(1, partition.num_stages):
-        if edge in config.channel.edge_codecs:
+    channel = prepared.config.channel
+    chosen: dict[int, Codec] = {**channel.edge_codecs}
+    for edge, rate in sorted(rates.items()):
+        if edge in chosen:
             continue
-        if edge not in rates:
-            continue
-        rate = rates[edge]
         if rate is None:
             note(f"edge {edge_name(edge)}: fp32, since its line has no rate")
             continue
         costs = _costs(prepared, edge, model)
-        chosen[edge] = choose(config.channel.auto_codecs, costs, rate)
+        chosen[edge] = choose(channel.auto_codecs, costs, rate)
         note(f"edge {edge_name(edge)}: {chosen[edge]}{_why(costs, rate)}")
-    config = with_codecs(config, {**chosen, **config.channel.edge_codecs})
+    own: dict[int, Codec] = {edge: codec for edge, codec in chosen.items() if codec != "fp32"}
+    config = _with(prepared.config, "fp32", own)
     return replace(prepared, config=config, blueprint=draw_blueprint(config, prepared.problem, build=model))
 
 
 def choose(offered: Sequence[Codec], costs: Mapping[Codec, CodecProfile], bytes_per_s: float) -> Codec:
     """The codec with which a byte of activations takes the fewest seconds; of equal ones the first."""
     return min(offered, key=lambda codec: _seconds(costs[codec], bytes_per_s))
-
-
-def with_codecs(config: Config, codecs: Mapping[int, Codec]) -> Config:
-    """The settings with a codec for each edge instead of ``auto``."""
-    return _with(config, "fp32", {edge: codec for edge, codec in codecs.items() if codec != "fp32"})
 
 
 def as_before(config: Config, before: Config) -> Config:

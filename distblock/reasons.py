@@ -95,7 +95,9 @@ def judge_recording(found: Recording, config: Config, summary: Mapping[str, Any]
     """The verdict on it."""
     stage_s = [stage["compute_s"] for stage in summary["stages"]]
     codecs = [config.channel.codec_of(edge) for edge in range(1, len(stage_s))]
-    return judge(found, codec="fp32" if "fp32" in codecs else "other", stage_s=stage_s)
+    # One edge as it is, and a codec has something to save.
+    codec = min(codecs, key=lambda codec: codec != "fp32", default="fp32")
+    return judge(found, codec=codec, stage_s=stage_s)
 
 
 def check_finished(directory: RunDirectory, *names: str, verb: str) -> None:

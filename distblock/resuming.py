@@ -45,11 +45,12 @@ def check_changes(before: Config, now: Config) -> None:
         InputError: a setting has been changed that says what is trained; it is named.
     """
     old, new = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
+    is_cut_elsewhere = any(old.get(cut) != new.get(cut) for cut in CUTS)
     for key, value in new.items():
         if value == old.get(key) or key.startswith(FREE):
             continue
         # Edges are named by stages.
-        if key.startswith("channel.edge_codecs.") and any(old.get(cut) != new.get(cut) for cut in CUTS):
+        if key.startswith("channel.edge_codecs.") and is_cut_elsewhere:
             continue
         # Caches know no replicas.
         if key == "replicas" and not now.regime.one_by_one:

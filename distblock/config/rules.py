@@ -123,8 +123,13 @@ def _check_replicas(config: Config) -> None:
 
 
 def _check_codecs(config: Config) -> None:
-    """What the regime asks of codecs."""
+    """What the regime and the partition ask of codecs."""
     channel, regime = config.channel, config.regime
+    if config.model.stages == "auto" and channel.edge_codecs:
+        raise ValueError(
+            "channel.edge_codecs: expected none with model.stages auto, which says where edges are, got"
+            f" {min(channel.edge_codecs)}; set channel.codec, or cut the network yourself"
+        )
     if channel.codec == "auto" and regime.one_by_one:
         raise ValueError(
             f"channel.codec: auto is for edges that activations cross while all stages train, in the parallel or the"
@@ -148,11 +153,6 @@ def _check_codecs(config: Config) -> None:
 def _check_regime(config: Config) -> None:
     """Settings that belong to some regimes alone."""
     regime = config.regime
-    if config.model.stages == "auto" and config.channel.edge_codecs:
-        raise ValueError(
-            "channel.edge_codecs: expected none with model.stages auto, which says where edges are, got"
-            f" {min(config.channel.edge_codecs)}; set channel.codec, or cut the network yourself"
-        )
     if config.model.stages == "auto" and regime.name not in ("parallel", "asynchronous"):
         raise ValueError(
             f"model.stages: auto plans for stages that all compute at once, in the parallel or the asynchronous regime,"

@@ -97,7 +97,7 @@ def judge(recording: Recording, *, codec: str, stage_s: Sequence[float] = ()) ->
 
     Args:
         recording: a stretch of it.
-        codec: fp32 where some edge's activations cross as they are.
+        codec: of what crosses; where edges differ, fp32 if one of them has it.
         stage_s: seconds that each stage computes a microbatch; none: not known.
     """
     return _Judge(recording, codec, stage_s).verdict()
