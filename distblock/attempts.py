@@ -97,17 +97,25 @@ class Attempts:
             WorkerLostError: there were more failures than the run is to survive.
         """
         with told_to_end(self._saver.preempt):
-            while True:
-                course = self._course()
-                try:
-                    state = self._execute(course)
-                    break
-                except AttemptLostError as lost:
-                    self._go_back(lost)
-            unsaved = self._saver.close()
+            try:
+                state, course = self._last_attempt()
+            finally:
+                # However it ends: whoever goes on with the run finds nobody writing into its directory.
+                self._close()
+        return Outcome(state=state, peak_bytes=course.peak_bytes, kept=tuple(self._saver.kept))
+
+    def _last_attempt(self) -> tuple[State, Course]:
+        while True:
+            course = self._course()
+            try:
+                return self._execute(course), course
+            except AttemptLostError as lost:
+                self._go_back(lost)
+
+    def _close(self) -> None:
+        unsaved = self._saver.close()
         if unsaved is not None:
             self._monitor.note(f"not saved: {unsaved}")
-        return Outcome(state=state, peak_bytes=course.peak_bytes, kept=tuple(self._saver.kept))
 
     def _course(self) -> Course:
         limit_s = self._config.regime.max_time_s

@@ -1,27 +1,19 @@
-"""The command line: one verb a function.
-
-Exit status: 0 done, 1 the run failed, 2 something that was given cannot be used, 130 interrupted, 143 told to end; of a
-job that is followed, the job's.
-"""
+"""The command line: one verb a function."""
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
-import psutil
 import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
 from distblock.config import Config, make_config
-from distblock.errors import DistblockError, InputError, PreemptedError, RunFailedError
+from distblock.ending import until_its_end
+from distblock.errors import InputError, RunFailedError
 from distblock.flags import check_folder, read_settings
 
 if TYPE_CHECKING:
@@ -54,8 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # The user's own networks and data are named by import path, as seen from where the command runs.
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    signal.signal(signal.SIGINT, _interrupt)
-    sys.exit(_run(words))
+    sys.exit(until_its_end(lambda: _run(words)))
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -126,6 +117,11 @@ def evaluate(
         picture: with early_exit: draw accuracy against compute as SVG here.
     """
     if early_exit:
+        if part != "test":
+            raise InputError(
+                "--part: expected test beside --early-exit, which chooses on validation and measures on both parts, got"
+                f" {part}; leave it out"
+            )
         _evaluate_early_exit(run, path, picture)
         return
     if picture is not None:
@@ -335,17 +331,7 @@ def _run(words: list[str]) -> int:
 
         print(__version__)
         return 0
-    try:
-        return _dispatch(words[0], words[1:]) or 0
-    except InputError as error:
-        return _fail(error, 2)
-    except PreemptedError as error:
-        return _fail(error, 143)
-    except DistblockError as error:
-        return _fail(error, 1)
-    except KeyboardInterrupt:
-        print("distblock: interrupted", file=sys.stderr)
-        return 130
+    return _dispatch(words[0], words[1:]) or 0
 
 
 def _dispatch(verb: str, arguments: list[str]) -> int | None:
@@ -393,23 +379,3 @@ def _print_train_help() -> None:
 def _console() -> Console:
     # A log file has no width of its own; tables need about a hundred columns.
     return Console(width=None if sys.stdout.isatty() else 120)
-
-
-def _fail(error: DistblockError, status: int) -> int:
-    print(f"distblock: {' '.join(str(error).split())}", file=sys.stderr)
-    return status
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """Ctrl-C ends the run and cleans up; a second one ends the process at once, and all that it started."""
-    # Looked up now: once their parents have ended, an embedded Ray's processes are nobody's children any more.
-    started = psutil.Process().children(recursive=True)
-
-    def end_at_once(_signal: int, _frame: FrameType | None) -> None:
-        for process in started:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        os._exit(130)
-
-    signal.signal(signal.SIGINT, end_at_once)
-    raise KeyboardInterrupt

@@ -10,7 +10,8 @@ from safetensors.numpy import save_file
 
 from distblock import local
 from distblock.config import ChannelConfig, Config
-from distblock.data.dataset import DataInfo, open_data
+from distblock.data.dataset import DataInfo
+from distblock.data.opening import open_data
 from distblock.errors import InputError
 from distblock.learning.blueprint import Build, Problem, draw_blueprint
 from distblock.learning.host import HostSpec

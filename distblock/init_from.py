@@ -7,7 +7,8 @@ from typing import Any
 
 from distblock import runs
 from distblock.config import Config
-from distblock.data.dataset import DataInfo, open_classes
+from distblock.data.dataset import DataInfo
+from distblock.data.opening import open_classes
 from distblock.errors import InputError
 from distblock.learning.blueprint import Blueprint
 from distblock.learning.initial import Classes, initial_state

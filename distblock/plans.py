@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -12,16 +12,21 @@ from typing import Any, get_args
 from rich.console import Console
 
 from distblock.config import Codec, Config, dump_config, make_config
-from distblock.data.dataset import DataSet, open_data
-from distblock.errors import DistblockError, InputError, RunFailedError
+from distblock.data.dataset import DataSet
+from distblock.data.opening import open_data
+from distblock.errors import InputError
 from distblock.flags import check_folder, quantity, read_settings, take_several, whole_number
 from distblock.learning.blueprint import Build, Problem
 from distblock.learning.partition import balance
-from distblock.planning.layout import Plan, Planner, Seat, quickest
+from distblock.planning.costs import Costs
+from distblock.planning.layout import Plan, Seat
+from distblock.planning.planner import Planner, quickest
 from distblock.planning.profile import Profile, profile
-from distblock.planning.rehearsal import rehearse
+from distblock.planning.settings import apply
 from distblock.planning.surroundings import look_around
 from distblock.planning.tables import alternatives_table, explain, plan_table, profile_table
+from distblock.planning.trials import Trials
+from distblock.runtime.group import Group
 
 USAGE = """usage: distblock plan [OPTIONS] [--config FILE.yaml] [--KEY VALUE ...]    (the settings of distblock train)
 
@@ -36,9 +41,6 @@ USAGE = """usage: distblock plan [OPTIONS] [--config FILE.yaml] [--KEY VALUE ...
 """
 
 OWN = ("--seats", "--link-rate", "--cores", "--memory", "--codecs", "--to")
-
-MOST_TRIED = 3
-"""Layouts that are tried; each takes some ten seconds."""
 
 NEIGHBOURS = 3
 """Partitions that are looked at for each candidate that is wanted."""
@@ -161,13 +163,13 @@ def choose(request: Request, measured: Profile, data: DataSet) -> Found:
     around = look_around(
         request.config, data, step_s=step_s, cores=request.cores, link_bytes_per_s=request.link_bytes_per_s
     )
-    planner = Planner(measured, around, codecs=request.codecs, replicas=request.config.replicas)
+    planner = Planner(Costs(measured, around, codecs=request.codecs, replicas=request.config.replicas))
     by_count = planner.by_count(seats)
     plan = quickest(by_count.values())
     others = {_workers(count): other for count, other in by_count.items() if other.cuts != plan.cuts}
     number = len(plan.pieces)
     own = [piece.seat for piece in plan.pieces]
-    equal = balance([1] * planner.num_blocks, number)
+    equal = balance([1] * planner.costs.num_blocks, number)
     if equal != plan.cuts:
         others["as many blocks each"] = planner.of_cuts(equal, own)
     return Found(plan=plan, others=others, profile=measured, planner=planner)
@@ -183,22 +185,10 @@ def _tried(found: Found, request: Request, problem: Problem, build: Build | None
     layouts = {_workers(len(found.plan.pieces)): found.plan, **found.others}
     if len(layouts) == 1 and all(math.isinf(seat.memory_bytes) for seat in request.seats):
         return found
-    tried: dict[str, Plan] = {}
-    errors: list[DistblockError] = []
-    for name in sorted(layouts, key=lambda name: layouts[name].pace_s):
-        best = min((plan.pace_s for plan in tried.values() if plan.fits), default=math.inf)
-        if best <= layouts[name].pace_s or (len(tried) >= MOST_TRIED and best < math.inf):
-            break
-        try:
-            tried[name] = try_out(layouts[name], found.planner, request.config, problem, build)
-        except (InputError, RunFailedError) as error:
-            errors.append(error)
-    fitting = {name: plan for name, plan in tried.items() if plan.fits}
-    if not fitting:
-        raise _why_none_fits(tried.values()) if tried else errors[0]
-    plan = quickest(fitting.values())
-    others = {_named(name, tried): tried.get(name, layouts[name]) for name in layouts}
-    others = {name: other for name, other in others.items() if other.cuts != plan.cuts}
+    trials = Trials(found.planner, request.config, problem, build=build, peers=Group)
+    plan = trials.quickest(layouts).plan
+    tried = {name: each.plan for name, each in trials.done.items()}
+    others = {_named(name, tried): other for name, other in {**layouts, **tried}.items() if other.cuts != plan.cuts}
     return replace(found, plan=plan, others=others)
 
 
@@ -209,41 +199,8 @@ def _named(name: str, tried: Mapping[str, Plan]) -> str:
     return name if tried[name].fits else f"{name}, too large"
 
 
-def _why_none_fits(tried: Iterable[Plan]) -> InputError:
-    piece = max(min(tried, key=lambda plan: plan.memory_share).pieces, key=lambda piece: piece.memory_share)
-    return InputError(
-        f"plan: expected workers that take at most {piece.seat.memory_bytes / 1e6:,.0f} MB, but when it was tried,"
-        f" blocks {piece.blocks.start} to {piece.blocks.stop - 1} took {piece.memory_bytes / 1e6:,.0f} MB; take"
-        " more workers, more memory or smaller microbatches (--data.microbatch-size)"
-    )
-
-
-def try_out(plan: Plan, planner: Planner, config: Config, problem: Problem, build: Build | None = None) -> Plan:
-    """A plan, with what its stages take of this machine when they run at once."""
-    nodes = [piece.seat.node for piece in plan.pieces]
-    rehearsed = rehearse(apply(plan, config), problem, nodes=nodes, cores=planner.cores, build=build)
-    return planner.as_rehearsed(plan, rehearsed)
-
-
 def _workers(count: int) -> str:
     return f"{count} worker{'s' if count > 1 else ''}"
-
-
-def apply(plan: Plan, config: Config) -> Config:
-    """The settings with a plan in them: explicit cuts, a worker a stage, and the codec of each edge."""
-    codecs = {place: piece.codec for place, piece in enumerate(plan.pieces) if place}
-    own = {edge: codec for edge, codec in codecs.items() if codec != config.channel.codec}
-    values = config.model_dump(mode="json", exclude_unset=True)
-    values["model"] = {**values.get("model", {}), "cuts": list(plan.cuts)}
-    values["model"].pop("stages", None)
-    if not plan.cuts:
-        values["model"] = {**values["model"], "stages": 1}
-        values["model"].pop("cuts")
-    values["resources"] = {**values.get("resources", {}), "workers": len(plan.pieces)}
-    values["channel"] = {**values.get("channel", {}), **({"edge_codecs": own} if own else {})}
-    if config.channel.codec == "auto":
-        values["channel"]["codec"] = "fp32"
-    return make_config(values)
 
 
 def planned(
@@ -295,7 +252,7 @@ def candidates(config: Config, count: int) -> dict[tuple[int, ...], Plan]:
     left = sorted(plans.values(), key=lambda plan: plan.pace_s)
     while left and len(plans) < NEIGHBOURS * count:
         around = left.pop(0)
-        for cuts in _moved(around.cuts, planner.num_blocks):
+        for cuts in _moved(around.cuts, planner.costs.num_blocks):
             if cuts not in plans:
                 plans[cuts] = planner.of_cuts(cuts, [piece.seat for piece in around.pieces])
                 left.append(plans[cuts])

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from distblock.config import Config
-from distblock.data.dataset import DataSet, open_data
+from distblock.data.dataset import DataSet
+from distblock.data.opening import open_data
 from distblock.errors import InputError
 from distblock.init_from import initial_weights, settled
 from distblock.learning.blueprint import LABEL_BYTES, Blueprint, Build, Problem, draw_blueprint

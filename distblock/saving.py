@@ -156,7 +156,7 @@ class CheckpointSaver:
 
     def close(self) -> str | None:
         """Wait for the one that is being written; what could not be written, if that was the last one."""
-        self._await(self._config.grace_s)
+        self._await(self._config.grace_s if self._preempted_s is None else self._left_s)
         if self._writing is not None:
             return f"the checkpoint being written: no end after {self._config.grace_s:g} s"
         return self._failed

@@ -90,18 +90,14 @@ class BlockTrainer:
             if is_resumed:
                 stack.enter_context(directory.owned())
                 check_not_ended(directory)
-                before = directory.read_config()
-                self.config = as_settled(self.config, before)
+                self.config = self._as_before(directory.read_config())
+            else:
+                # Before plans are made and lines are measured, which takes its time.
+                directory.check_free()
                 if self.config.model.stages == "auto":
-                    self.config = plans.as_before(self.config, before)
-                if self.config.channel.codec == "auto":
-                    self.config = edge_codecs.as_before(self.config, before)
-                self.config = edge_codecs.cut_elsewhere(self.config, before, note=self._console.print)
-                check_changes(before, self.config)
-            elif self.config.model.stages == "auto":
-                self.config = plans.planned(
-                    self.config, model=self._model, dataset=self._dataset, note=self._console.print
-                )
+                    self.config = plans.planned(
+                        self.config, model=self._model, dataset=self._dataset, note=self._console.print
+                    )
             needs_initial = not (is_resumed and list_checkpoints(directory))
             prepared = prepare(self.config, model=self._model, dataset=self._dataset, needs_initial=needs_initial)
             job = self._job(prepared)
@@ -110,6 +106,21 @@ class BlockTrainer:
                 job = self._job(prepared)
             self.config = prepared.config
             return self._fit(prepared, job, stack, is_resumed=is_resumed)
+
+    def _as_before(self, before: Config) -> Config:
+        """The settings of a run that goes on: what was settled when it began stays.
+
+        Raises:
+            InputError: something else changes that cannot.
+        """
+        config = as_settled(self.config, before)
+        if config.model.stages == "auto":
+            config = plans.as_before(config, before)
+        if config.channel.codec == "auto":
+            config = edge_codecs.as_before(config, before)
+        config = edge_codecs.cut_elsewhere(config, before, note=self._console.print)
+        check_changes(before, config)
+        return config
 
     def _job(self, prepared: Prepared) -> driver.Job:
         job = make_job(prepared, run=self.run_directory.name, model=self._model, dataset=self._dataset)

@@ -16,9 +16,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 import yaml
 from further import further
 from prometheus_client.parser import text_string_to_metric_families
+
+from distblock.cli import main
 
 NETS = """
 import torch
@@ -115,6 +118,17 @@ def command(tmp_path: Path) -> Iterator[Command]:
     assert command.leaves_nothing(), command.processes()
 
 
+@pytest.fixture
+def with_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of its own for commands in this process, which must not start Ray."""
+    (tmp_path / "nets.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delattr(ray, "init")
+    yield tmp_path
+    sys.modules.pop("nets", None)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Command, subprocess.CompletedProcess[str]]:
     """The main job, shortened, on an embedded Ray."""
@@ -199,38 +213,18 @@ def test_starting_from_a_run_and_exporting_it(trained: tuple[Command, subprocess
 
 def test_existing_runs_are_not_overwritten(trained: tuple[Command, subprocess.CompletedProcess[str]]):
     command, _ = trained
-    done = command.run("train", "--executor", "local", "--run-dir", "run")
+    done = command.run("train", "--model.stages", "auto", "--run-dir", "run")
     assert done.returncode == 2
     assert "already holds a run" in done.stderr
+    # Nothing is planned before.
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ("--objective.tua 1", "--objective.tua: unknown flag; did you mean --objective.tau?"),
-        ("--objective.tau 0", "objective.tau: should be greater than 0, got '0'"),
-        ("--model.cuts 1 2 3", "model.cuts: expected numbers from 1 to 2, since the network has 3 blocks, got 3"),
-        (
-            "--model.stages 4",
-            "model.stages: expected at most one stage a block, got 4 stages for a network of 3 blocks",
-        ),
-        ("--resources.workers 4", "resources.workers: expected at most one worker a stage, got 4 workers for 3 stages"),
-        ("--data.name cifar10 --data.path nowhere", "expected the folder of cifar10, got nowhere: no such folder"),
-        ("--data.name folder --data.path .", "expected a folder of images for each class"),
-        ("--data.name imagenet --data.path .", "data.name: expected one of digits"),
         ("--resources.gpus-per-worker 1", "the run needs 3 GPUs"),
-        ("--model.name resnet9", "model.name: unknown network 'resnet9'; did you mean resnet8?"),
-        ("--model.name nets:goood", "module nets has no function 'goood'; did you mean good?"),
-        (
-            "--model.name nets:wrong_shape --model.classifier linear",
-            "stage 2, block 2 (blocks.2): expects a last dimension of 31 (Linear(",
-        ),
-        (
-            "--model.name nets:good",
-            "conv: expected maps (N, C, H, W), got features of shape (2, 64); choose --model.classifier linear",
-        ),
-        ("--model.init-from nowhere", "no final weights there"),
-        ("--config nowhere.yaml", "config file nowhere.yaml"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2_and_starts_nothing(command: Command, arguments: str, message: str):
@@ -246,6 +240,46 @@ def test_bad_input_is_one_line_and_status_2_and_starts_nothing(command: Command,
     assert out == ""
     assert not [line for line in seen if "raylet" in line or "gcs_server" in line]
     assert not (command.folder / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--objective.tau 0", "objective.tau: should be greater than 0, got '0'"),
+        ("--model.cuts 1 2 3", "model.cuts: expected numbers from 1 to 2, since the network has 3 blocks, got 3"),
+        (
+            "--model.stages 4",
+            "model.stages: expected at most one stage a block, got 4 stages for a network of 3 blocks",
+        ),
+        ("--resources.workers 4", "resources.workers: expected at most one worker a stage, got 4 workers for 3 stages"),
+        ("--data.name cifar10 --data.path nowhere", "expected the folder of cifar10, got nowhere: no such folder"),
+        ("--data.name folder --data.path .", "expected a folder of images for each class"),
+        ("--data.name imagenet --data.path .", "data.name: expected one of digits"),
+        ("--model.name resnet9", "model.name: unknown network 'resnet9'; did you mean resnet8?"),
+        ("--model.name nets:goood", "module nets has no function 'goood'; did you mean good?"),
+        (
+            "--model.name nets:wrong_shape --model.classifier linear",
+            "stage 2, block 2 (blocks.2): expects a last dimension of 31 (Linear(",
+        ),
+        (
+            "--model.name nets:good",
+            "conv: expected maps (N, C, H, W), got features of shape (2, 64); choose --model.classifier linear",
+        ),
+        ("--model.init-from nowhere", "no final weights there"),
+        ("--config nowhere.yaml", "config file nowhere.yaml"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    arguments: str, message: str, with_nets: Path, capfd: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", *arguments.split()])
+    out, err = capfd.readouterr()
+    assert ended.value.code == 2
+    assert message in err
+    assert err.count("\n") == 1, err
+    assert out == ""
+    assert not (with_nets / "runs").exists()
 
 
 def test_a_bug_in_a_stage_ends_the_run_with_stage_microbatch_and_cause(command: Command):
@@ -283,6 +317,26 @@ def test_ctrl_c_ends_the_run_and_leaves_no_process(command: Command, times: int)
         time.sleep(0.05)
     process.stderr.read()
     assert process.wait(timeout=60) == 130
+
+
+def test_told_to_end_while_it_plans(command: Command):
+    process = command.start("train", "--model.stages", "auto", "--run-dir", "run")
+    while len(command.processes()) < 2 and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert err.splitlines()[-1] == "distblock: told to end"
+    assert not (command.folder / "run").exists()
+
+
+def test_nobody_reads_what_is_printed(command: Command):
+    process = command.start("train", "--help")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=60) == 141
 
 
 ONE_BY_ONE = ["--regime.laps", "2", "--regime.cache-dir", "caches"]

@@ -7,6 +7,7 @@ the last checkpoint is computed again.
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from further import further
 
 from distblock import BlockTrainer, InputError, local
 from distblock.errors import AttemptLostError
-from distblock.runs import RunDirectory
+from distblock.runs import RunDirectory, checkpoints
+from distblock.runs.bundle import write_bundle
 from distblock.runs.checkpoints import list_checkpoints
 
 pytestmark = pytest.mark.usefixtures("shared_ray")
@@ -120,6 +122,21 @@ def test_on_another_executor_and_other_workers(tmp_path: Path):
     one = fit({**config, "executor": "local", "run_dir": str(tmp_path / "copy"), "resume": True})
     alone = fit(settings("parallel", executor="local", run_dir=str(tmp_path / "alone")))
     assert figures(two) == figures(one) == figures(alone)
+
+
+def test_nothing_is_written_after_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    written: list[str] = []
+
+    def slow(*args: Any) -> None:
+        written.append("begun")
+        time.sleep(1.0)
+        write_bundle(*args)
+        written.append("ended")
+
+    monkeypatch.setattr(checkpoints, "write_bundle", slow)
+    cut_short(settings("parallel", run_dir=str(tmp_path / "run")), evaluations=5)
+    assert written
+    assert written[-1] == "ended"
 
 
 def test_a_run_that_has_ended_is_not_resumed(tmp_path: Path):

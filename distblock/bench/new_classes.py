@@ -24,7 +24,7 @@ from rich.table import Table
 from distblock.bench.outcome import Outcome, Outputs, conclude, keep_line, read_options
 from distblock.bench.pictures import Bars
 from distblock.config import DataConfig
-from distblock.data.dataset import open_classes, open_data
+from distblock.data.opening import open_classes, open_data
 from distblock.errors import InputError
 from distblock.evaluation import in_one_piece
 from distblock.inference.early_exit import microbatches

@@ -97,7 +97,7 @@ def measure(options: Options, model: str) -> Found:
     """Plan, then run all partitions."""
     config = prepare_run(_settings(options, model, cuts=None)).config
     plan = search(Request(config=config, seats=(Seat(),) * options.workers))
-    blocks = plan.planner.num_blocks
+    blocks = plan.planner.costs.num_blocks
     planned, equal = plan.plan.cuts, balance([1] * blocks, options.workers)
     everything = list(itertools.combinations(range(1, blocks), options.workers - 1))
     # A plan with fewer workers than there may be is a partition, too.

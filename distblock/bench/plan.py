@@ -27,7 +27,9 @@ from distblock.config import Codec
 from distblock.errors import InputError
 from distblock.planning.layout import Plan, Seat
 from distblock.planning.profile import profile
-from distblock.plans import Request, choose, try_out
+from distblock.planning.trials import try_out
+from distblock.plans import Request, choose
+from distblock.runtime.group import Group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +181,7 @@ def foretelling(settings: Settings, case: Case) -> Callable[[], Plan]:
     measured = profile(prepared.config, prepared.problem, codecs=codecs, processes=together)
     planner = choose(request, measured, prepared.data).planner
     plan = planner.of_cuts(prepared.blueprint.partition.cuts, seats)
-    return lambda: try_out(plan, planner, prepared.config, prepared.problem)
+    return lambda: try_out(plan, planner.costs, prepared.config, prepared.problem, peers=Group).plan
 
 
 def make_outcome(found: Mapping[str, Sequence[Figures]]) -> Outcome:

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from distblock.data.dataset import DataInfo, Images, colours, read_image, scaled
+from distblock.data.dataset import DataInfo
+from distblock.data.images import Images, colours, read_image, scaled
 from distblock.data.parquet import ParquetSource, locate
 from distblock.data.sources import decode
 from distblock.errors import DataError

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distblock.data.dataset import DataSet, open_data
+from distblock.data.dataset import DataSet
+from distblock.data.opening import open_data
 from distblock.evaluation import in_one_piece
 from distblock.inference.exits import Exits, check_last, fit_temperature, load_exits, probable
 from distblock.inference.policies import Policy, Seen, measure, search

@@ -82,17 +82,25 @@ class RunDirectory:
         Raises:
             InputError: it holds a run already, or cannot be made.
         """
-        if self.exists(CONFIG):
-            raise InputError(
-                f"run_dir: {self.root} already holds a run; choose another --run-dir, remove it, or go on with it:"
-                " distblock resume"
-            )
+        self.check_free()
         try:
             is_new = self.filesystem.get_file_info(self.root).type == fs.FileType.NotFound
             self.filesystem.create_dir(self.root, recursive=True)
         except OSError as error:
             raise InputError(f"run_dir: cannot make {self.root}: {error}") from None
         return is_new
+
+    def check_free(self) -> None:
+        """Whether a run may begin here.
+
+        Raises:
+            InputError: it holds one already.
+        """
+        if self.exists(CONFIG):
+            raise InputError(
+                f"run_dir: {self.root} already holds a run; choose another --run-dir, remove it, or go on with it:"
+                " distblock resume"
+            )
 
     def withdraw(self, *, is_new: bool) -> None:
         """Remove what a run that never began has written; what cannot be removed stays.

@@ -15,7 +15,8 @@ from distblock.codecs.cast import encode
 from distblock.codecs.payload import Header, Payload
 from distblock.codecs.staging import Staging
 from distblock.config import Config
-from distblock.data.dataset import DataInfo, open_data
+from distblock.data.dataset import DataInfo
+from distblock.data.opening import open_data
 from distblock.messages import DataReport, Departure, Item, Parcel, Passage
 from distblock.runtime.faults import Strikes
 from distblock.runtime.handover import Ready

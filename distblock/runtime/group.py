@@ -81,6 +81,11 @@ class Group:
             raise
         self._joined.set_result(None)
 
+    def leave(self) -> None:
+        """Whoever waits for this one waits no longer."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
     def meet(self) -> None:
         """Wait for the others; as for `Replicas`."""
         with _naming_peers():

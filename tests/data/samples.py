@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from distblock.config import DataConfig
-from distblock.data.dataset import DataSet, open_data
+from distblock.data.dataset import DataSet
+from distblock.data.opening import open_data
 from distblock.messages import Part
 from distblock.schedule.stream import StreamPlan, evaluation_pass, stream
 

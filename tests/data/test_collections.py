@@ -14,7 +14,7 @@ from PIL import Image
 from samples import bytes_of, numbered_image, open_named, whole_part
 
 from distblock.config import DataConfig
-from distblock.data.dataset import open_data
+from distblock.data.opening import open_data
 from distblock.errors import DataError, InputError
 
 RNG = np.random.default_rng(0)

@@ -14,7 +14,8 @@ from samples import bytes_of, epoch_of, open_named, parquet_folder, whole_part
 from sklearn.datasets import load_digits
 
 from distblock.config import DataConfig
-from distblock.data.dataset import DataInfo, open_data
+from distblock.data.dataset import DataInfo
+from distblock.data.opening import open_data
 from distblock.errors import DataError
 
 

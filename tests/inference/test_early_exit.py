@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from distblock import BlockTrainer
 from distblock.cli import main
-from distblock.data.dataset import open_data
+from distblock.data.opening import open_data
 from distblock.errors import DistblockError, InputError
 from distblock.evaluation import evaluate_run, in_one_piece
 from distblock.inference.early_exit import evaluate_early_exit
@@ -317,6 +317,13 @@ def test_the_command_prints_and_draws(run: RunDirectory, tmp_path: Path, capsys:
     assert "early exits" in capsys.readouterr().out
     assert picture.read_text().count("<svg") == 1
     assert json.loads((Path(run.location) / "early_exit.json").read_text())["classes"]
+
+
+def test_the_command_says_which_parts_it_measures(run: RunDirectory, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", run.location, "--early-exit", "--part", "validation"])
+    assert ended.value.code == 2
+    assert "--part: expected test beside --early-exit" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("found")

@@ -14,7 +14,8 @@ from distblock.cli import main
 from distblock.config import make_config, read_values
 from distblock.errors import InputError, RunFailedError
 from distblock.planning.layout import Rehearsed, Seat
-from distblock.plans import Request, apply, candidates, read_request, search
+from distblock.planning.settings import apply
+from distblock.plans import Request, candidates, read_request, search
 from distblock.plans import main as plan_main
 
 SMALL = ["--data.fraction", "0.3", "--regime.epochs", "1"]
@@ -104,9 +105,11 @@ def tried_as(results: Mapping[int, float | Exception], monkeypatch: pytest.Monke
         result = results[len(nodes)]
         if isinstance(result, Exception):
             raise result
-        return tuple(Rehearsed(step_s=result, memory_bytes=9e9 if len(nodes) == 1 else 1e6) for _ in nodes)
+        return tuple(
+            Rehearsed(step_s=result, undisturbed_s=result, memory_bytes=9e9 if len(nodes) == 1 else 1e6) for _ in nodes
+        )
 
-    monkeypatch.setattr("distblock.plans.rehearse", rehearsed)
+    monkeypatch.setattr("distblock.planning.trials.rehearse", rehearsed)
 
 
 def request(*, workers: int, **seat: float) -> Request:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from multiprocessing import parent_process
+from pathlib import Path
 
 import pytest
 from torch import Tensor, nn
@@ -15,6 +17,8 @@ from distblock.learning.blueprint import Build, Problem
 from distblock.learning.memory import KEEP_MEMORY
 from distblock.planning import rehearsal
 from distblock.planning.rehearsal import rehearse
+from distblock.planning.stage_trial import Task
+from distblock.runtime.group import Group
 
 PROBLEM = Problem(in_channels=1, image_size=8, num_classes=10)
 
@@ -70,6 +74,45 @@ def test_each_stage_with_its_share_of_a_microbatch():
     assert {name: os.environ.get(name) for name in KEEP_MEMORY} == before
 
 
+class Noted(Group):
+    """Leaves a file of its replica's number."""
+
+    def add(self, parts: Sequence[Tensor]) -> Tensor:
+        (Path(os.environ["NOTES"]) / str(self.own.start)).touch()
+        return super().add(parts)
+
+
+class Fails(Group):
+    """The second replica has an error of its own."""
+
+    def add(self, parts: Sequence[Tensor]) -> Tensor:
+        if self.own.start == 1:
+            raise ValueError("planted")
+        return super().add(parts)
+
+
+TWO_REPLICAS = {"model": {"stages": 1}, "data": {"batch_size": 64}, "replicas": 2}
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two replicas need two cores")
+def test_replicas_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("NOTES", str(tmp_path))
+    [found] = rehearse(make_config(TWO_REPLICAS), PROBLEM, nodes=["a"], cores=2, peers=Noted)
+    assert found.step_s > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two replicas need two cores")
+def test_a_replica_that_fails_does_not_leave_the_other_waiting():
+    with pytest.raises(ValueError, match="planted"):
+        rehearse(make_config(TWO_REPLICAS), PROBLEM, nodes=["a"], cores=2, peers=Fails)
+
+
+def test_replicas_that_do_not_fit_at_once_are_tried_one_by_one():
+    [found] = rehearse(make_config(TWO_REPLICAS), PROBLEM, nodes=["a"], cores=1, peers=Fails)
+    assert found.step_s > 0
+
+
 @pytest.mark.parametrize("build", [pairs, wrapped])
 def test_tuples_and_dicts_enter_as_the_blocks_before_make_them(build: Build):
     config = make_config({"model": {"stages": 2, "classifier": "conv"}, "data": {"batch_size": 8}})
@@ -98,9 +141,9 @@ def test_a_process_that_is_ended_is_told():
 def test_no_more_at_once_than_there_are_cores(monkeypatch: pytest.MonkeyPatch):
     waves: list[list[int]] = []
 
-    def perform(tasks: list[rehearsal._Task]) -> list[rehearsal.Rehearsed]:
+    def perform(tasks: list[Task]) -> list[rehearsal.Rehearsed]:
         waves.append([task.spec.stages.start for task in tasks])
-        return [rehearsal.Rehearsed(step_s=1.0 + task.spec.stages.start, memory_bytes=1.0) for task in tasks]
+        return [rehearsal.Rehearsed(step_s=1.0 + task.stage, undisturbed_s=1.0, memory_bytes=1.0) for task in tasks]
 
     monkeypatch.setattr(rehearsal, "_together", perform)
     config = make_config({"model": {"stages": 3}})

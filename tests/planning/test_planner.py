@@ -10,7 +10,9 @@ from dataclasses import replace
 import pytest
 
 from distblock.errors import InputError
-from distblock.planning.layout import Planner, Rehearsed, Seat, Surroundings
+from distblock.planning.costs import Costs
+from distblock.planning.layout import Rehearsed, Seat, Surroundings
+from distblock.planning.planner import Planner
 from distblock.planning.profile import BlockProfile, CodecProfile, Profile
 
 CODECS = {
@@ -44,13 +46,13 @@ def seats(count: int, **what: float) -> list[Seat]:
 
 
 def test_each_block_to_its_worker_where_there_are_enough():
-    plan = Planner(network(0.01, 0.01, 0.01), AROUND, codecs=["fp32"]).best(seats(3))
+    plan = Planner(Costs(network(0.01, 0.01, 0.01), AROUND, codecs=["fp32"])).best(seats(3))
     assert plan.cuts == (1, 2)
     assert plan.samples_per_s == pytest.approx(64 / 0.009)
 
 
 def test_a_heavy_block_stands_alone():
-    plan = Planner(network(0.01, 0.01, 0.05, 0.01, 0.01), AROUND, codecs=["fp32"]).best(seats(3))
+    plan = Planner(Costs(network(0.01, 0.01, 0.05, 0.01, 0.01), AROUND, codecs=["fp32"])).best(seats(3))
     assert plan.cuts == (2, 3)
     assert plan.slowest.startswith("worker 1")
 
@@ -61,7 +63,7 @@ def test_no_layout_of_all_there_are_is_better(seed: int):
     profile = network(*(draw.uniform(0.001, 0.02) for _ in range(7)), leaving=draw.choice([1000, 500_000]))
     around = Surroundings(cores=draw.choice([2, 64]), link_bytes_per_s=1e8, memcpy_bytes_per_s=1e10, call_s=1e-3)
     workers = [Seat(node=draw.choice("ab"), speed=draw.choice([0.5, 1.0])) for _ in range(4)]
-    planner = Planner(profile, around, codecs=["fp32"])
+    planner = Planner(Costs(profile, around, codecs=["fp32"]))
     found = planner.best(workers)
     every = [
         planner.of_cuts(cuts, order).pace_s
@@ -74,7 +76,7 @@ def test_no_layout_of_all_there_are_is_better(seed: int):
 
 def test_a_worker_at_half_speed_gets_half():
     workers = [Seat(speed=1.0), Seat(speed=0.5)]
-    plan = Planner(network(*[0.01] * 9), AROUND, codecs=["fp32"]).best(workers)
+    plan = Planner(Costs(network(*[0.01] * 9), AROUND, codecs=["fp32"])).best(workers)
     by_speed = {piece.seat.speed: len(piece.blocks) for piece in plan.pieces}
     assert by_speed == {1.0: 6, 0.5: 3}
 
@@ -82,7 +84,7 @@ def test_a_worker_at_half_speed_gets_half():
 def test_a_codec_is_taken_where_the_link_holds_back_and_not_within_a_node():
     profile = network(0.01, 0.01, 0.01, leaving=1_500_000)
     workers = [Seat(node="a"), Seat(node="a"), Seat(node="b")]
-    plan = Planner(profile, AROUND, codecs=["fp32", "int8"]).best(workers)
+    plan = Planner(Costs(profile, AROUND, codecs=["fp32", "int8"])).best(workers)
     by_edge = {(before.seat.node, after.seat.node): after.codec for before, after in itertools.pairwise(plan.pieces)}
     assert set(by_edge.values()) == {"fp32", "int8"}
     assert all(codec == ("fp32" if before == after else "int8") for (before, after), codec in by_edge.items())
@@ -90,20 +92,20 @@ def test_a_codec_is_taken_where_the_link_holds_back_and_not_within_a_node():
 
 def test_a_link_that_costs_more_than_a_worker_gains_is_left_out():
     profile = network(0.01, 0.01, leaving=40_000_000)
-    plan = Planner(profile, AROUND, codecs=["fp32"]).best([Seat(node="a"), Seat(node="b")])
+    plan = Planner(Costs(profile, AROUND, codecs=["fp32"])).best([Seat(node="a"), Seat(node="b")])
     assert plan.cuts == ()
 
 
 def test_two_cores_are_no_four():
     around = Surroundings(cores=2, link_bytes_per_s=1e8, memcpy_bytes_per_s=1e10, call_s=0.003)
-    planner = Planner(network(*[0.01] * 8), around, codecs=["fp32"])
+    planner = Planner(Costs(network(*[0.01] * 8), around, codecs=["fp32"]))
     plan = planner.best(seats(4))
     assert len(plan.pieces) == 2
     assert planner.by_count(seats(4))[4].slowest == "the cores of node here"
 
 
 def test_memory_makes_room_for_more_workers():
-    planner = Planner(network(*[0.01] * 4), AROUND, codecs=["fp32"])
+    planner = Planner(Costs(network(*[0.01] * 4), AROUND, codecs=["fp32"]))
     one = planner.best(seats(1)).pieces[0].memory_bytes
     small = planner.best(seats(4, memory_bytes=one * 0.9))
     assert len(small.pieces) > 1
@@ -113,31 +115,35 @@ def test_memory_makes_room_for_more_workers():
 def test_what_does_not_fit_is_refused_with_numbers():
     around = Surroundings(cores=64, link_bytes_per_s=1e8, memcpy_bytes_per_s=1e10, base_bytes=5e8)
     with pytest.raises(InputError, match=r"at most 2 workers of 100 MB.*a block alone takes 500 to 500 MB, 500 MB"):
-        Planner(network(0.01, 0.01), around, codecs=["fp32"]).best(seats(2, memory_bytes=1e8))
+        Planner(Costs(network(0.01, 0.01), around, codecs=["fp32"])).best(seats(2, memory_bytes=1e8))
 
 
 def test_replicas_take_their_shares():
-    alone = Planner(network(0.01, 0.01), AROUND, codecs=["fp32"]).best(seats(2))
-    shared = Planner(network(0.01, 0.01), AROUND, codecs=["fp32"], replicas=2).best(seats(2))
+    alone = Planner(Costs(network(0.01, 0.01), AROUND, codecs=["fp32"])).best(seats(2))
+    shared = Planner(Costs(network(0.01, 0.01), AROUND, codecs=["fp32"], replicas=2)).best(seats(2))
     assert shared.samples_per_s == pytest.approx(2 * alone.samples_per_s)
 
 
 def test_fifty_blocks_over_eight_workers():
     draw = random.Random(0)
-    planner = Planner(network(*(draw.uniform(0.001, 0.02) for _ in range(54))), AROUND, codecs=["fp32"])
+    planner = Planner(Costs(network(*(draw.uniform(0.001, 0.02) for _ in range(54))), AROUND, codecs=["fp32"]))
     plan = planner.best(seats(8))
     assert len(plan.pieces) == 8
-    whole_s = sum(block.inner_s for block in planner._profile.blocks)
+    whole_s = sum(block.inner_s for block in planner.costs._profile.blocks)
     assert whole_s / 8 <= plan.pace_s < whole_s / 8 * 1.2
     assert not math.isinf(plan.pace_s)
 
 
 def test_what_a_trial_took_counts_instead_of_sums():
     around = replace(AROUND, call_s=0.002, base_bytes=1e6)
-    planner = Planner(network(0.01, 0.01), around, codecs=["fp32", "int8"], replicas=2)
+    planner = Planner(Costs(network(0.01, 0.01), around, codecs=["fp32", "int8"], replicas=2))
     plan = planner.of_cuts((1,), [Seat(), Seat(speed=0.5)])
-    tried = planner.as_rehearsed(
-        plan, [Rehearsed(step_s=0.02, memory_bytes=5e6), Rehearsed(step_s=0.03, memory_bytes=7e6)]
+    tried = planner.costs.as_rehearsed(
+        plan,
+        [
+            Rehearsed(step_s=0.02, undisturbed_s=0.01, memory_bytes=5e6),
+            Rehearsed(step_s=0.03, undisturbed_s=0.03, memory_bytes=7e6),
+        ],
     )
     assert [piece.compute_s for piece in tried.pieces] == pytest.approx([0.022, 0.062])
     assert [piece.memory_bytes for piece in tried.pieces] == [6e6, 8e6]

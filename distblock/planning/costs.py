@@ -1,0 +1,147 @@
+"""What a layout takes: seconds and bytes of each worker's part, and the pace of them all together, as they add up from
+what was measured of single blocks.
+
+A pipeline goes at the pace of its slowest part: a worker's computing, a link, the data, or the cores that several
+workers of one node share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from distblock.config import Codec
+from distblock.planning.layout import Piece, Plan, Rehearsed, Seat, Surroundings
+from distblock.planning.profile import Profile
+
+IN_FLIGHT = 4
+"""Outputs that a worker has in memory while they cross."""
+
+ALLOCATED = 1.7
+"""Memory that a step takes for a byte that it keeps: convolutions' own, and what an allocator leaves between tensors.
+ResNet-8 and ResNet-20, batches of 32 to 256, by the growth of workers' processes on a CPU."""
+
+
+class Costs:
+    """Of one network, as it was profiled.
+
+    Args:
+        profile: of the network.
+        around: of the workers.
+        codecs: that an edge may have, the preferred one first.
+        replicas: workers that share each stage; each takes its share of every microbatch.
+    """
+
+    def __init__(self, profile: Profile, around: Surroundings, *, codecs: Sequence[Codec], replicas: int = 1) -> None:
+        self._profile = profile
+        self._around = around
+        self._codecs = tuple(codecs)
+        self._replicas = replicas
+        blocks = profile.blocks
+        self._inner_s = [0.0]
+        self._kept_bytes, self._state_bytes = [0.0], [0.0]
+        for block in blocks:
+            self._inner_s.append(self._inner_s[-1] + block.inner_s)
+            self._kept_bytes.append(self._kept_bytes[-1] + block.saved_bytes)
+            self._state_bytes.append(self._state_bytes[-1] + block.state_bytes)
+
+    @property
+    def num_blocks(self) -> int:
+        """Of the network."""
+        return len(self._profile.blocks)
+
+    @property
+    def cores(self) -> int:
+        """Of each node."""
+        return self._around.cores
+
+    def codecs_of(self, before: Seat | None) -> tuple[Codec, ...]:
+        """That what enters a worker may have, by the worker before it."""
+        return self._codecs if before is not None else ("fp32",)
+
+    def piece(self, blocks: range, seat: Seat, before: Seat | None, codec: Codec, *, is_last: bool) -> Piece:
+        """A worker's part, whether or not it fits."""
+        profile, around = self._profile, self._around
+        entering = profile.blocks[blocks.start - 1].leaving_bytes if blocks.start else profile.entering_bytes
+        leaving = 0 if is_last else profile.blocks[blocks.stop - 1].leaving_bytes
+        own = profile.codecs[codec] if blocks.start else None
+        wire = entering if own is None else entering * own.share
+        # What the sender spends on encoding is reckoned at the receiver's edge, whose codec is being chosen.
+        codec_s = 0.0 if own is None else (own.encode_s + own.decode_s) * entering
+        compute_s = self.step_s(blocks) + codec_s
+        is_near = before is None or before.node == seat.node
+        rate = around.memcpy_bytes_per_s if is_near else around.link_bytes_per_s
+        share = 1 / self._replicas
+        return Piece(
+            blocks=blocks,
+            seat=seat,
+            codec=codec,
+            compute_s=share * compute_s / seat.speed + around.call_s,
+            link_s=share * wire / rate,
+            wire_bytes=wire,
+            memory_bytes=self._memory_bytes(blocks, leaving) + self._decoded_bytes(blocks, codec),
+        )
+
+    def step_s(self, blocks: range) -> float:
+        """Of a stage of these blocks, a microbatch, on the machine that was profiled."""
+        own = self._profile.blocks
+        rest = self._inner_s[blocks.stop] - self._inner_s[blocks.start + 1]
+        return own[blocks.start].first_s + rest + own[blocks.stop - 1].classifier_s
+
+    def plan(self, pieces: Sequence[Piece]) -> Plan:
+        """Of these parts, one a worker."""
+        around = self._around
+        paces = {
+            f"worker {place}, blocks {piece.blocks.start} to {piece.blocks.stop - 1}": piece.compute_s
+            for place, piece in enumerate(pieces)
+        }
+        paces |= {f"the link into worker {place}": piece.link_s for place, piece in enumerate(pieces) if piece.link_s}
+        paces["reading the data"] = around.data_s
+        # Data are read, and calls are made, beside the first worker.
+        busy = {pieces[0].seat.node: around.data_s + around.call_s * (len(pieces) + 1)}
+        for piece in pieces:
+            busy[piece.seat.node] = busy.get(piece.seat.node, 0.0) + self._replicas * piece.compute_s
+        paces |= {f"the cores of node {node}": seconds / around.cores for node, seconds in busy.items()}
+        slowest = max(paces, key=paces.__getitem__)
+        return Plan(pieces=tuple(pieces), pace_s=paces[slowest], slowest=slowest, num_samples=self._profile.num_samples)
+
+    def as_rehearsed(self, plan: Plan, rehearsed: Sequence[Rehearsed], *, undisturbed: bool = False) -> Plan:
+        """A plan with what its stages took when they were tried, instead of sums over their blocks."""
+        steps_s = [each.undisturbed_s if undisturbed else each.step_s for each in rehearsed]
+        share = 1 / self._replicas
+        return self.plan(
+            [
+                replace(
+                    piece,
+                    compute_s=piece.compute_s + (step_s - share * self.step_s(piece.blocks)) / piece.seat.speed,
+                    memory_bytes=self._around.base_bytes
+                    + each.memory_bytes
+                    + self._decoded_bytes(piece.blocks, piece.codec),
+                )
+                for piece, each, step_s in zip(plan.pieces, rehearsed, steps_s, strict=True)
+            ]
+        )
+
+    def least_bytes(self) -> list[float]:
+        """Of a worker with one block alone, by block."""
+        return [self._memory_bytes(range(b, b + 1), own.leaving_bytes) for b, own in enumerate(self._profile.blocks)]
+
+    @property
+    def base_bytes(self) -> float:
+        """Of a worker's process without stages."""
+        return self._around.base_bytes
+
+    def _decoded_bytes(self, blocks: range, codec: Codec) -> float:
+        """What enters lies in the object store, but what a codec makes of it does not."""
+        if codec == "fp32":
+            return 0.0
+        return IN_FLIGHT * self._profile.blocks[blocks.start - 1].leaving_bytes / self._replicas
+
+    def _memory_bytes(self, blocks: range, leaving: float) -> float:
+        own, last = self._profile.blocks, self._profile.blocks[blocks.stop - 1]
+        state = self._state_bytes[blocks.stop] - self._state_bytes[blocks.start] + last.classifier_state_bytes
+        kept = self._kept_bytes[blocks.stop] - self._kept_bytes[blocks.start] + last.classifier_saved_bytes
+        # In the pass backward the gradients of one block's outputs are there beside what is kept.
+        passing = 2 * max(own[block].leaving_bytes for block in blocks)
+        moving = IN_FLIGHT * leaving
+        return self._around.base_bytes + state + (ALLOCATED * (kept + passing) + moving) / self._replicas

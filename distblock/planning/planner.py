@@ -1,0 +1,167 @@
+"""The partition and placement with the highest throughput, by dynamic programming.
+
+For a pace that no part may exceed, dynamic programming over the blocks finds the layout that computes least in all
+(each stage has a classifier of its own, so more stages compute more); the pace is then the smallest for which the
+cores suffice, found by bisection.
+
+Source: PipeDream's partitioner, Narayanan et al. 2019, doi:10.1145/3341301.3359646, section 3.1, for stages that pass
+nothing back, and with codecs, memory and unequal workers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import permutations
+
+from distblock.errors import InputError
+from distblock.planning.costs import Costs
+from distblock.planning.layout import Piece, Plan, Seat
+
+MOST_ORDERS = 720
+"""Orders of unequal workers that are tried; of more, the one by speed alone."""
+
+
+class Planner:
+    """Plans for one network.
+
+    Args:
+        costs: what layouts of it take.
+    """
+
+    def __init__(self, costs: Costs) -> None:
+        self.costs = costs
+
+    def best(self, seats: Sequence[Seat]) -> Plan:
+        """The best one that uses some of the workers, or all; as for `by_count`."""
+        return quickest(self.by_count(seats).values())
+
+    def by_count(self, seats: Sequence[Seat]) -> dict[int, Plan]:
+        """The best one of each number of workers that fits into their memory.
+
+        Raises:
+            InputError: none fits; the message has the numbers.
+        """
+        found: dict[int, Plan] = {}
+        for count in range(1, min(len(seats), self.costs.num_blocks) + 1):
+            plans = [plan for order in _orders(seats, count) if (plan := self._best_of(order)) is not None]
+            if plans:
+                found[count] = min(plans, key=lambda plan: plan.pace_s)
+        if not found:
+            raise InputError(self._why_none_fits(seats))
+        return found
+
+    def of_cuts(self, cuts: Sequence[int], seats: Sequence[Seat]) -> Plan:
+        """A plan of given cuts, each edge with its best codec, whether or not it fits."""
+        bounds = [0, *cuts, self.costs.num_blocks]
+        pieces: list[Piece] = []
+        for place, seat in enumerate(seats):
+            blocks = range(bounds[place], bounds[place + 1])
+            before = pieces[-1].seat if pieces else None
+            is_last = place == len(seats) - 1
+            offered = [
+                self.costs.piece(blocks, seat, before, codec, is_last=is_last) for codec in self.costs.codecs_of(before)
+            ]
+            pieces.append(min(offered, key=lambda piece: (max(piece.compute_s, piece.link_s), piece.compute_s)))
+        return self.costs.plan(pieces)
+
+    def _best_of(self, order: Sequence[Seat]) -> Plan | None:
+        """With these workers in this order: the smallest pace at which everything keeps up."""
+        paces = sorted({pace for pace in self._paces(order) if pace > 0})
+        best: Plan | None = None
+        low, high = 0, len(paces) - 1
+        while low <= high:
+            middle = (low + high) // 2
+            pieces = self._least(order, paces[middle] * (1 + 1e-12))
+            if pieces is None:
+                low = middle + 1
+                continue
+            plan = self.costs.plan(pieces)
+            best = plan if best is None or plan.pace_s < best.pace_s else best
+            # A larger pace leaves more freedom to compute less in all: worth it while the cores are what is short.
+            if plan.pace_s > paces[middle] * (1 + 1e-9):
+                low = middle + 1
+            else:
+                high = middle - 1
+        return best
+
+    def _paces(self, order: Sequence[Seat]) -> Iterator[float]:
+        """All that some piece may take."""
+        for place, seat in enumerate(order):
+            before = order[place - 1] if place else None
+            for start in range(self.costs.num_blocks) if place else [0]:
+                for stop in range(start + 1, self.costs.num_blocks + 1):
+                    for codec in self.costs.codecs_of(before):
+                        piece = self.costs.piece(
+                            range(start, stop), seat, before, codec, is_last=stop == self.costs.num_blocks
+                        )
+                        yield piece.compute_s
+                        yield piece.link_s
+
+    def _least(self, order: Sequence[Seat], pace_s: float) -> list[Piece] | None:
+        """The pieces that compute least in all, none of them slower than the pace and none too large."""
+        count, num_blocks = len(order), self.costs.num_blocks
+        # The least seconds with which the first blocks are computed by the first workers, and the last piece of it.
+        least: list[dict[int, tuple[float, Piece | None]]] = [{0: (0.0, None)}]
+        for place, seat in enumerate(order):
+            row: dict[int, tuple[float, Piece | None]] = {}
+            before = order[place - 1] if place else None
+            for start, (so_far_s, _) in least[-1].items():
+                last_stop = num_blocks - (count - place - 1)
+                stops = [num_blocks] if place == count - 1 else range(start + 1, last_stop + 1)
+                for stop in stops:
+                    piece = self._cheapest(range(start, stop), seat, before, pace_s, is_last=stop == num_blocks)
+                    if piece is None:
+                        continue
+                    total_s = so_far_s + piece.compute_s
+                    if stop not in row or total_s < row[stop][0]:
+                        row[stop] = total_s, piece
+            least.append(row)
+        if num_blocks not in least[-1]:
+            return None
+        pieces: list[Piece] = []
+        stop = num_blocks
+        for row in reversed(least[1:]):
+            piece = row[stop][1]
+            assert piece is not None
+            pieces.append(piece)
+            stop = piece.blocks.start
+        return pieces[::-1]
+
+    def _cheapest(
+        self, blocks: range, seat: Seat, before: Seat | None, pace_s: float, *, is_last: bool
+    ) -> Piece | None:
+        """The first codec that keeps the pace and fits; None: none does."""
+        if not blocks:
+            return None
+        for codec in self.costs.codecs_of(before):
+            piece = self.costs.piece(blocks, seat, before, codec, is_last=is_last)
+            if max(piece.compute_s, piece.link_s) <= pace_s and piece.memory_bytes <= seat.memory_bytes:
+                return piece
+        return None
+
+    def _why_none_fits(self, seats: Sequence[Seat]) -> str:
+        alone = self.costs.least_bytes()
+        count, most = min(len(seats), self.costs.num_blocks), max(seat.memory_bytes for seat in seats)
+        return (
+            f"plan: expected a layout over at most {count} workers of {most / 1e6:,.0f} MB, but none fits: a block"
+            f" alone takes {min(alone) / 1e6:,.0f} to {max(alone) / 1e6:,.0f} MB,"
+            f" {self.costs.base_bytes / 1e6:,.0f} MB of it the process; take more workers, more memory or smaller"
+            " microbatches (--data.microbatch-size)"
+        )
+
+
+def quickest(plans: Iterable[Plan]) -> Plan:
+    """The one with the highest throughput; of equal ones that with the fewest workers."""
+    return min(plans, key=lambda plan: (plan.pace_s, len(plan.pieces)))
+
+
+def _orders(seats: Sequence[Seat], count: int) -> Iterator[tuple[Seat, ...]]:
+    """The different ways to take so many workers in a row; equal ones are not told apart."""
+    if len(set(seats)) == 1:
+        yield tuple(seats[:count])
+        return
+    if math.perm(len(seats), count) > MOST_ORDERS:
+        yield tuple(sorted(seats, key=lambda seat: -seat.speed)[:count])
+        return
+    yield from dict.fromkeys(permutations(seats, count))

@@ -1,0 +1,23 @@
+"""A plan as the settings of a run."""
+
+from __future__ import annotations
+
+from distblock.config import Config, make_config
+from distblock.planning.layout import Plan
+
+
+def apply(plan: Plan, config: Config) -> Config:
+    """The settings with a plan in them: explicit cuts, a worker a stage, and the codec of each edge."""
+    codecs = {place: piece.codec for place, piece in enumerate(plan.pieces) if place}
+    own = {edge: codec for edge, codec in codecs.items() if codec != config.channel.codec}
+    values = config.model_dump(mode="json", exclude_unset=True)
+    values["model"] = {**values.get("model", {}), "cuts": list(plan.cuts)}
+    values["model"].pop("stages", None)
+    if not plan.cuts:
+        values["model"] = {**values["model"], "stages": 1}
+        values["model"].pop("cuts")
+    values["resources"] = {**values.get("resources", {}), "workers": len(plan.pieces)}
+    values["channel"] = {**values.get("channel", {}), **({"edge_codecs": own} if own else {})}
+    if config.channel.codec == "auto":
+        values["channel"]["codec"] = "fp32"
+    return make_config(values)
