@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
-from rich.console import Console
 from tyro.conf import Positional
 
 from distblock.config import Config, make_config
+from distblock.consoles import for_tables
 from distblock.ending import until_its_end
 from distblock.errors import InputError, RunFailedError
 from distblock.flags import check_folder, read_settings
@@ -82,7 +82,7 @@ def _train(config: Config) -> None:
 
     result = BlockTrainer(config).fit()
     summary: dict[str, Any] = result.metrics or {}
-    console = _console()
+    console = for_tables()
     console.print(stages_table(summary))
     if summary["edges"]:
         console.print(edges_table(summary))
@@ -130,7 +130,7 @@ def evaluate(
     from distblock.report.tables import evaluation_table
 
     rows, best_stage = evaluate_run(_directory(run), part=part, path=path)
-    console = _console()
+    console = for_tables()
     console.print(evaluation_table(rows, part=part, best_stage=best_stage))
     console.print(f"stage {best_stage}, chosen on validation: {part} accuracy {rows[best_stage].accuracy:.2%}")
 
@@ -142,7 +142,7 @@ def _evaluate_early_exit(run: str, path: str | None, picture: str | None) -> Non
     if picture is not None:
         check_folder(picture, where="--picture")
     found = evaluate_early_exit(_directory(run), path=path)
-    console = _console()
+    console = for_tables()
     console.print(early_exit_table(found))
     console.print(class_table(found))
     console.print(confusion_table(found))
@@ -183,7 +183,7 @@ def predict(
         is_calibrated=calibrated,
     )
     found = predict_images(_directory(run), data, to=to, wish=wish)
-    console = _console()
+    console = for_tables()
     console.print(f"{to}: {found.table.num_rows} images", soft_wrap=True)
     console.print(found.answered, soft_wrap=True)
 
@@ -208,14 +208,14 @@ def export(
         from distblock.inference.onnx_export import export_onnx
 
         outputs = export_onnx(_directory(run), to=to, stage=stage, with_exits=exits)
-        _console().print(f"{to}: from images scaled to 0..1 to {', '.join(outputs)}", soft_wrap=True)
+        for_tables().print(f"{to}: from images scaled to 0..1 to {', '.join(outputs)}", soft_wrap=True)
         return
     if exits:
         raise InputError(f"--exits: expected an .onnx file to write, got {to}; choose another ending")
     from distblock.evaluation import export_run
 
     num_tensors, last = export_run(_directory(run), to=to, stage=stage, classifier=classifier)
-    _console().print(f"{to}: {num_tensors} tensors, stages 0 to {last}")
+    for_tables().print(f"{to}: {num_tensors} tensors, stages 0 to {last}")
 
 
 def report(runs: Positional[tuple[str, ...]], to: str | None = None) -> None:
@@ -254,7 +254,7 @@ def plan(arguments: Sequence[str]) -> None:
     if _wants_help(arguments):
         print(plans.USAGE)
         return
-    plans.main(arguments, _console())
+    plans.main(arguments, for_tables())
 
 
 def bench(arguments: Sequence[str]) -> None:
@@ -274,7 +274,7 @@ def verify(arguments: Sequence[str]) -> None:
     from distblock.preparation import resolve
     from distblock.verification import verify as findings
 
-    console = _console()
+    console = for_tables()
     num_faults = 0
     for finding in findings(resolve(config)):
         num_faults += len(finding.faults)
@@ -374,8 +374,3 @@ def _wants_help(arguments: Sequence[str]) -> bool:
 def _print_train_help() -> None:
     print("usage: distblock train [--config FILE.yaml] [--KEY VALUE ...]    (flags go over the file)\n")
     tyro.cli(Config, args=["--help"], prog="distblock train")
-
-
-def _console() -> Console:
-    # A log file has no width of its own; tables need about a hundred columns.
-    return Console(width=None if sys.stdout.isatty() else 120)

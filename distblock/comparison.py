@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 from rich.table import Table
 
 from distblock.config import Config, make_config, read_values
+from distblock.consoles import for_tables
 from distblock.errors import InputError, RunFailedError
 from distblock.flags import merge, parse_flags, take_options, whole_number
 from distblock.report.pictures import draw_accuracy_by_depth
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> None:
     for values in settings.values():
         _check(values)
     summaries = run_all(settings, seeds=seeds, folder=Path(options.get("--folder", "runs/compare")))
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = for_tables(140)
     console.print(costs_table(summaries))
     console.print(depth_table(summaries))
     if "--picture" in options:

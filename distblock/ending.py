@@ -7,18 +7,23 @@ what is printed, 143 told to end; of a job that is followed, the job's.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 import psutil
 
 from distblock.errors import DistblockError, InputError, PreemptedError
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-class _ToldToEnd(SystemExit):
+
+class ToldToEnd(SystemExit):
     """SIGTERM, where no run takes it for a word to itself; like KeyboardInterrupt, nothing that code deals with."""
 
 
@@ -31,16 +36,18 @@ def until_its_end(command: Callable[[], int]) -> int:
     Returns:
         The exit status.
     """
-    signal.signal(signal.SIGINT, _unwind)
-    signal.signal(signal.SIGTERM, _unwind)
-    try:
-        status = _told(command)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        if not _is_unread():
-            raise
-        return 128 + signal.SIGPIPE
-    return status
+    # A descriptor that was closed would be given to the next file; and what has no stdout cannot print.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
+    for number in SIGNALS:
+        signal.signal(number, _unwind)
+    status = _told(command)
+    unread = [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
+    for stream in unread:
+        # Python would try once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return 128 + signal.SIGPIPE if sys.stdout in unread and not status else status
 
 
 def _told(command: Callable[[], int]) -> int:
@@ -54,36 +61,50 @@ def _told(command: Callable[[], int]) -> int:
         return _fail(error, 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 128 + signal.SIGINT)
-    except _ToldToEnd:
+    except ToldToEnd:
         return _fail("told to end", 128 + signal.SIGTERM)
+    except SystemExit as error:  # tyro's, once it has said what it had to say
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BrokenPipeError:
+        if not _is_unread(sys.stdout):
+            raise
+        return 0
 
 
 def _fail(why: object, status: int) -> int:
-    print(f"distblock: {' '.join(str(why).split())}", file=sys.stderr)
+    with suppress(BrokenPipeError):
+        print(f"distblock: {' '.join(str(why).split())}", file=sys.stderr)
     return status
 
 
-def _is_unread() -> bool:
-    """Whether nobody reads what is printed, such as behind ``head``; nothing more is, then."""
+def _is_unread(stream: TextIO) -> bool:
+    """Whether nobody reads what is written there, such as behind ``head``."""
     try:
-        sys.stdout.flush()
+        stream.flush()
+        descriptor = stream.fileno()
     except BrokenPipeError:
-        # Python would try once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True
-    return False
+    except (OSError, ValueError):  # it has no descriptor, or is closed
+        return False
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _unwind(number: int, _frame: FrameType | None) -> None:
-    """Ctrl-C, or SIGTERM, ends the command and cleans up; a second one ends the process at once, and all it started."""
+    """Ctrl-C, or SIGTERM, ends the command and cleans up; after it, either ends the process at once, and all that it
+    started."""
     # Looked up now: once their parents have ended, an embedded Ray's processes are nobody's children any more.
     started = psutil.Process().children(recursive=True)
 
-    def end_at_once(_number: int, _frame: FrameType | None) -> None:
+    def end_at_once(number: int, _frame: FrameType | None) -> None:
         for process in started:
             with suppress(psutil.NoSuchProcess):
-                process.kill()
+                # It ends by itself once nobody is left, and takes the semaphores of all with it.
+                if not any("resource_tracker" in word for word in process.cmdline()):
+                    process.kill()
         os._exit(128 + number)
 
-    signal.signal(number, end_at_once)
-    raise KeyboardInterrupt if number == signal.SIGINT else _ToldToEnd
+    for each in SIGNALS:
+        signal.signal(each, end_at_once)
+    raise KeyboardInterrupt if number == signal.SIGINT else ToldToEnd

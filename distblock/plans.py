@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -188,15 +188,17 @@ def _tried(found: Found, request: Request, problem: Problem, build: Build | None
     trials = Trials(found.planner, request.config, problem, build=build, peers=Group)
     plan = trials.quickest(layouts).plan
     tried = {name: each.plan for name, each in trials.done.items()}
-    others = {_named(name, tried): other for name, other in {**layouts, **tried}.items() if other.cuts != plan.cuts}
+    others = {_named(name, trials): other for name, other in {**layouts, **tried}.items() if other.cuts != plan.cuts}
     return replace(found, plan=plan, others=others)
 
 
-def _named(name: str, tried: Mapping[str, Plan]) -> str:
+def _named(name: str, trials: Trials) -> str:
     """Sums and trials are not to be compared without being told apart."""
-    if name not in tried:
+    if name in trials.failed:
+        return f"{name}, failed when it was tried"
+    if name not in trials.done:
         return f"{name}, not tried"
-    return name if tried[name].fits else f"{name}, too large"
+    return name if trials.done[name].plan.fits else f"{name}, too large"
 
 
 def _workers(count: int) -> str:

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from distblock.config import Config, make_config
+from distblock.consoles import for_tables
 from distblock.errors import InputError
 from distblock.flags import as_flags, read_settings, take_options
 from distblock.runs import check_name, default_name
@@ -85,7 +85,7 @@ def jobs(arguments: Sequence[str]) -> int:
         return 0
     options, others = take_options(arguments, ["--address"])
     _nothing_left(others, "jobs")
-    Console(width=None if sys.stdout.isatty() else 160).print(_table(Jobs(_address(options)).list()))
+    for_tables(160).print(_table(Jobs(_address(options)).list()))
     return 0
 
 

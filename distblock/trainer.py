@@ -17,6 +17,7 @@ from distblock import edge_codecs, plans, runs
 from distblock.attempts import Attempts, Keeper
 from distblock.callbacks import Callbacks
 from distblock.config import Config, make_config
+from distblock.consoles import for_progress
 from distblock.errors import InputError, StageError, WorkerLostError
 from distblock.flags import merge
 from distblock.init_from import as_settled
@@ -65,7 +66,7 @@ class BlockTrainer:
         self._dataset = dataset
         self._on_evaluation = on_evaluation
         self._callbacks = Callbacks(run_config)
-        self._console = console or Console(stderr=True)
+        self._console = console or for_progress()
         self.config = _with_run_config(resolve(given), run_config)
         _check_run_config(run_config)
         self.run_directory = _run_directory(self.config, run_config)
@@ -158,10 +159,10 @@ class BlockTrainer:
             keeper = Keeper(directory, note=monitor.note)
             try:
                 outcome = attempts.run()
-            except (StageError, WorkerLostError) as error:
-                self._callbacks.fail(error)
-                raise
-            except InputError:
+            except BaseException as error:
+                if isinstance(error, StageError | WorkerLostError):
+                    self._callbacks.fail(error)
+                # Whoever starts it again finds no run there that never began.
                 if not (monitor.has_begun or is_resumed):
                     directory.withdraw(is_new=is_new)
                 raise

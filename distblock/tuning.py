@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distblock.config import Config, dump_config, make_config
+from distblock.consoles import for_tables
 from distblock.errors import InputError, RunFailedError
 from distblock.flags import merge, read_settings, take_options, whole_number
 from distblock.planning.layout import Plan
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str]) -> None:
         address=config.address,
         seed=config.seed,
     )
-    Console(width=None if sys.stdout.isatty() else 120).print(_table(trials, plans))
+    for_tables().print(_table(trials, plans))
     best = trials[0]
     if best.accuracy is None:
         raise RunFailedError(f"tune: all trials failed, the first with: {best.error}")

@@ -330,13 +330,44 @@ def test_told_to_end_while_it_plans(command: Command):
     assert not (command.folder / "run").exists()
 
 
-def test_nobody_reads_what_is_printed(command: Command):
-    process = command.start("train", "--help")
+def test_a_second_signal_of_another_kind_ends_it_at_once(command: Command):
+    process = command.start("plan", "--model.name", "resnet8")
+    while len(command.processes()) < 3 and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    # The first may have been enough.
+    assert process.returncode in (130, 143)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", ["train --help", "evaluate --help", "--version"])
+def test_nobody_reads_what_is_printed(command: Command, words: str, unbuffered: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    process = command.start(*words.split())
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait(timeout=60) == 141
+
+
+def test_a_run_whose_progress_nobody_reads_goes_on(command: Command):
+    process = command.start("train", "--executor", "local", "--regime.epochs", "2", "--run-dir", "run")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(timeout=120) == 141
+    assert (command.folder / "run" / "summary.json").exists()
+
+
+def test_without_stdout(command: Command):
+    line = f"{sys.executable} -m distblock --version >&-"
+    done = subprocess.run(["bash", "-c", line], cwd=command.folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 ONE_BY_ONE = ["--regime.laps", "2", "--regime.cache-dir", "caches"]

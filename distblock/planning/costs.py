@@ -105,22 +105,57 @@ class Costs:
         slowest = max(paces, key=paces.__getitem__)
         return Plan(pieces=tuple(pieces), pace_s=paces[slowest], slowest=slowest, num_samples=self._profile.num_samples)
 
-    def as_rehearsed(self, plan: Plan, rehearsed: Sequence[Rehearsed], *, undisturbed: bool = False) -> Plan:
-        """A plan with what its stages took when they were tried, instead of sums over their blocks."""
-        steps_s = [each.undisturbed_s if undisturbed else each.step_s for each in rehearsed]
-        share = 1 / self._replicas
-        return self.plan(
+    def of_blocks(self, blocks: Sequence[range], seats: Sequence[Seat]) -> Plan:
+        """Of these stages on these workers, each edge with its best codec, whether or not it fits."""
+        return self._with_codecs(
             [
-                replace(
-                    piece,
-                    compute_s=piece.compute_s + (step_s - share * self.step_s(piece.blocks)) / piece.seat.speed,
-                    memory_bytes=self._around.base_bytes
-                    + each.memory_bytes
-                    + self._decoded_bytes(piece.blocks, piece.codec),
-                )
-                for piece, each, step_s in zip(plan.pieces, rehearsed, steps_s, strict=True)
+                [self.piece(own, seat, before, codec, is_last=own.stop == self.num_blocks) for codec in offered]
+                for own, seat, before, offered in self._edges(blocks, seats)
             ]
         )
+
+    def as_rehearsed(self, plan: Plan, rehearsed: Sequence[Rehearsed], *, undisturbed: bool = False) -> Plan:
+        """A plan with what its stages took when they were tried, instead of sums over their blocks; which codec is best
+        may be another one then."""
+        edges = self._edges([piece.blocks for piece in plan.pieces], [piece.seat for piece in plan.pieces])
+        return self._with_codecs(
+            [
+                [
+                    self._as_tried(
+                        self.piece(own, seat, before, codec, is_last=own.stop == self.num_blocks),
+                        step_s=each.undisturbed_s if undisturbed else each.step_s,
+                        memory_bytes=each.memory_bytes,
+                    )
+                    for codec in offered
+                ]
+                for (own, seat, before, offered), each in zip(edges, rehearsed, strict=True)
+            ]
+        )
+
+    def _edges(
+        self, blocks: Sequence[range], seats: Sequence[Seat]
+    ) -> list[tuple[range, Seat, Seat | None, tuple[Codec, ...]]]:
+        """Blocks and worker of each stage, the worker before it, and the codecs between them."""
+        before = [None, *seats][: len(seats)]
+        return [
+            (own, seat, former, self.codecs_of(former)) for own, seat, former in zip(blocks, seats, before, strict=True)
+        ]
+
+    def _as_tried(self, piece: Piece, *, step_s: float, memory_bytes: float) -> Piece:
+        summed_s = self.step_s(piece.blocks) / self._replicas
+        return replace(
+            piece,
+            compute_s=piece.compute_s + (step_s - summed_s) / piece.seat.speed,
+            memory_bytes=self.base_bytes + memory_bytes + self._decoded_bytes(piece.blocks, piece.codec),
+        )
+
+    def _with_codecs(self, offered: Sequence[Sequence[Piece]]) -> Plan:
+        """The quickest plan, and in it at each edge the first codec that keeps its pace."""
+        quickest = self.plan([min(pieces, key=_part_s) for pieces in offered])
+        first = self.plan(
+            [next(piece for piece in pieces if _part_s(piece)[0] <= quickest.pace_s) for pieces in offered]
+        )
+        return first if first.pace_s <= quickest.pace_s else quickest
 
     def least_bytes(self) -> list[float]:
         """Of a worker with one block alone, by block."""
@@ -145,3 +180,8 @@ class Costs:
         passing = 2 * max(own[block].leaving_bytes for block in blocks)
         moving = IN_FLIGHT * leaving
         return self._around.base_bytes + state + (ALLOCATED * (kept + passing) + moving) / self._replicas
+
+
+def _part_s(piece: Piece) -> tuple[float, float]:
+    """Seconds of a worker's slower part, and then of its computing."""
+    return max(piece.compute_s, piece.link_s), piece.compute_s

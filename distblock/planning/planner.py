@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import permutations
+from itertools import pairwise, permutations
 
 from distblock.errors import InputError
 from distblock.planning.costs import Costs
@@ -54,16 +54,7 @@ class Planner:
     def of_cuts(self, cuts: Sequence[int], seats: Sequence[Seat]) -> Plan:
         """A plan of given cuts, each edge with its best codec, whether or not it fits."""
         bounds = [0, *cuts, self.costs.num_blocks]
-        pieces: list[Piece] = []
-        for place, seat in enumerate(seats):
-            blocks = range(bounds[place], bounds[place + 1])
-            before = pieces[-1].seat if pieces else None
-            is_last = place == len(seats) - 1
-            offered = [
-                self.costs.piece(blocks, seat, before, codec, is_last=is_last) for codec in self.costs.codecs_of(before)
-            ]
-            pieces.append(min(offered, key=lambda piece: (max(piece.compute_s, piece.link_s), piece.compute_s)))
-        return self.costs.plan(pieces)
+        return self.costs.of_blocks([range(*pair) for pair in pairwise(bounds)], seats)
 
     def _best_of(self, order: Sequence[Seat]) -> Plan | None:
         """With these workers in this order: the smallest pace at which everything keeps up."""

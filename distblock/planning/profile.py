@@ -29,6 +29,7 @@ from distblock.learning.network import Block, detach, main_tensor, run_blocks
 from distblock.learning.objective import local_loss, stage_transport_cost
 from distblock.learning.optimizer import build_optimizer
 from distblock.messages import Item
+from distblock.planning.processes import ended_is_told
 
 REPEATS = 7
 WARM_UP = 2
@@ -118,11 +119,14 @@ def profile(
         codecs: which to measure, on the middle block's output.
         processes: that measure at once; their mean counts.
         repeats: steps of each, of which the median counts.
+
+    Raises:
+        RunFailedError: a process was ended from outside.
     """
     task = _Task(config=config, problem=problem, build=build, codecs=tuple(codecs), repeats=repeats)
     if processes == 1:
         return _measure(task)
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with ended_is_told("profiled the network"), ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         return _mean(list(pool.map(_measure, [task] * processes)))
 
 
@@ -200,7 +204,10 @@ class _Step:
         leaving, residuals = run_blocks([self._block], entering)
         cost = stage_transport_cost(entering, leaving, residuals)
         aim = (main_tensor(leaving) * self._gradient).sum()
-        local_loss(aim, cost, self._task.config.objective.tau).backward()
+        loss = local_loss(aim, cost, self._task.config.objective.tau)
+        # A block without weights has nothing to learn where nothing comes before it.
+        if loss.requires_grad:
+            loss.backward()
         self._own.step()
 
     def _classify(self) -> None:

@@ -13,7 +13,6 @@ import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import get_context
@@ -26,6 +25,7 @@ from distblock.learning.host import HostSpec
 from distblock.learning.memory import KEEP_MEMORY
 from distblock.learning.replicas import PeersGoneError
 from distblock.planning.layout import Rehearsed
+from distblock.planning.processes import ended_is_told
 from distblock.planning.stage_trial import Meeting, Peers, Task, meet_at, perform
 
 STEPS_PER_EPOCH = 1000
@@ -134,16 +134,15 @@ def _together(tasks: Sequence[Task]) -> list[Rehearsed]:
     ):
         futures = [pool.submit(perform, task) for task in tasks]
         errors = [error for future in futures if (error := future.exception()) is not None]
-    for error in errors:
-        if isinstance(error, BrokenProcessPool):
-            raise RunFailedError(
-                "plan: a process that tried a stage did not start or was ended by the system; if the machine is out of"
-                " memory, take smaller microbatches (--data.microbatch-size); a script of your own needs"
-                " `if __name__ == '__main__':` around what it does"
-            ) from error
-        # Those that waited for it are no cause.
-        if not isinstance(error, BrokenBarrierError | PeerLostError | PeersGoneError):
-            raise error
+    # Those that waited for another one are no cause.
+    causes = [error for error in errors if not isinstance(error, BrokenBarrierError | PeerLostError | PeersGoneError)]
+    if causes:
+        with ended_is_told("tried a stage"):
+            raise causes[0]
+    if errors:
+        raise RunFailedError(
+            "plan: the processes that tried its stages did not find each other in time; try again with less beside them"
+        )
     return [future.result() for future in futures]
 
 

@@ -17,7 +17,7 @@ import torch
 from distblock.codecs.cast import Features, num_bytes
 from distblock.learning.host import Host, HostSpec
 from distblock.learning.memory import PeakMemory
-from distblock.learning.replicas import Replicas
+from distblock.learning.replicas import PeersGoneError, Replicas
 from distblock.messages import Item
 from distblock.planning.costs import IN_FLIGHT
 from distblock.planning.inputs import entering
@@ -86,11 +86,11 @@ class Meeting:
 
     Attributes:
         ready: all of them.
-        addresses: by stage: where its replicas join, once for each.
+        addresses: by stage: where its replicas join, once for each; None: nowhere.
     """
 
     ready: Barrier
-    addresses: Mapping[int, SimpleQueue[tuple[str, int]]]
+    addresses: Mapping[int, SimpleQueue[tuple[str, int] | None]]
 
 
 _meeting: Meeting | None = None
@@ -160,10 +160,16 @@ class _Trial:
             return
         addresses = meeting.addresses[self._task.stage]
         if self._task.replica == 0:
-            address = self._peers.open()
-            for _ in range(self._task.count):
-                addresses.put(address)
-        self._peers.join(*addresses.get())
+            address = None
+            try:
+                address = self._peers.open()
+            finally:
+                for _ in range(self._task.count):
+                    addresses.put(address)
+        address = addresses.get()
+        if address is None:
+            raise PeersGoneError("the first replica failed")
+        self._peers.join(*address)
 
     def leave(self) -> None:
         """The other replicas."""

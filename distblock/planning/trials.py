@@ -65,6 +65,7 @@ class Trials:
 
     Attributes:
         done: by what they are.
+        failed: names of those that could not be tried.
     """
 
     def __init__(
@@ -77,9 +78,9 @@ class Trials:
         peers: Callable[..., Peers] | None,
     ) -> None:
         self.done: dict[str, Tried] = {}
+        self.failed: dict[str, DistblockError] = {}
         self._planner = planner
         self._try_out = lambda plan: try_out(plan, planner.costs, config, problem, build=build, peers=peers)
-        self._errors: list[DistblockError] = []
 
     def quickest(self, layouts: Mapping[str, Plan]) -> Tried:
         """Try the best of some layouts, then move blocks away from the worker that takes longest.
@@ -95,10 +96,14 @@ class Trials:
             self._try(name, layouts[name])
         for _ in range(MOST_MOVES):
             best = self._best
-            if best is None or not self._move_block(best) or self._best is best:
+            if best is None or not self._move_block(best, layouts) or self._best is best:
                 break
         if self._best is None:
-            raise _why_none_fits(tried.plan for tried in self.done.values()) if self.done else self._errors[0]
+            raise (
+                _why_none_fits(tried.plan for tried in self.done.values())
+                if self.done
+                else next(iter(self.failed.values()))
+            )
         return self._best
 
     @property
@@ -111,21 +116,23 @@ class Trials:
         try:
             self.done[name] = self._try_out(plan)
         except (InputError, RunFailedError) as error:
-            self._errors.append(error)
+            self.failed[name] = error
 
-    def _move_block(self, tried: Tried) -> bool:
+    def _move_block(self, tried: Tried, layouts: Mapping[str, Plan]) -> bool:
         """Try it with a block less for its slowest worker; whether there is such a layout that was not tried yet."""
         move = relieving_move(tried.undisturbed)
         if move is None:
             return False
         giver, taker = move
-        cuts = list(tried.plan.cuts)
-        cuts[max(move) - 1] += 1 if taker < giver else -1
-        if any(list(other.plan.cuts) == cuts for other in self.done.values()):
-            return False
+        moved = list(tried.plan.cuts)
+        moved[max(move) - 1] += 1 if taker < giver else -1
+        cuts = tuple(moved)
         seats = [piece.seat for piece in tried.plan.pieces]
         name = f"{len(seats)} workers, a block from worker {giver} to {taker} (first blocks {' '.join(map(str, cuts))})"
-        self._try(name, self._planner.of_cuts(cuts, seats))
+        known = next((name for name, layout in layouts.items() if layout.cuts == cuts), name)
+        if known in {*self.done, *self.failed}:
+            return False
+        self._try(known, layouts[known] if known in layouts else self._planner.of_cuts(cuts, seats))
         return True
 
 

@@ -53,7 +53,7 @@ def joined(config: Config, needed: Sequence[Resources], *, may_wait: bool = Fals
     ours = not ray.is_initialized()
     if ours:
         try:
-            with _sigterm_kept():
+            with sigterm_kept():
                 _connect(config, needed)
         except PreemptedError:
             ray.shutdown()
@@ -87,8 +87,12 @@ def placed(needed: Sequence[Resources], *, strategy: str, note: Callable[[str], 
 
 
 @contextmanager
-def _sigterm_kept() -> Iterator[None]:
-    """Ray puts a handler of its own in the place of whatever one there was."""
+def sigterm_kept() -> Iterator[None]:
+    """While this process joins Ray, which puts a handler of its own in the place of whatever one there was.
+
+    Raises:
+        PreemptedError: SIGTERM came meanwhile.
+    """
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield

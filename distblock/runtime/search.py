@@ -17,7 +17,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import BasicVariantGenerator
 
-from distblock.runtime.cluster import join
+from distblock.runtime.cluster import join, sigterm_kept
 
 METRIC = "val_accuracy"
 """What trials report, and what is searched for."""
@@ -119,9 +119,11 @@ def _connect(address: str | None) -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     if address is None:
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        with sigterm_kept():
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     else:
-        join(address)
+        with sigterm_kept():
+            join(address)
 
 
 def _domain(each: Range) -> Any:

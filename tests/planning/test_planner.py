@@ -149,3 +149,15 @@ def test_what_a_trial_took_counts_instead_of_sums():
     assert [piece.memory_bytes for piece in tried.pieces] == [6e6, 8e6]
     assert tried.pace_s == pytest.approx(0.062)
     assert (tried.cuts, [piece.codec for piece in tried.pieces]) == ((1,), ["fp32", "fp32"])
+
+
+def test_codecs_follow_what_a_trial_took():
+    profile = network(0.01, 0.01)
+    around = replace(AROUND, link_bytes_per_s=profile.blocks[0].leaving_bytes / 0.02)
+    costs = Costs(profile, around, codecs=["fp32", "int8"])
+    plan = Planner(costs).of_cuts((1,), [Seat(node="a"), Seat(node="b")])
+    # The link would take 20 ms, the computing 10.
+    assert plan.pieces[1].codec == "int8"
+    slow = [Rehearsed(step_s=0.03, undisturbed_s=0.01, memory_bytes=1.0)] * 2
+    assert costs.as_rehearsed(plan, slow).pieces[1].codec == "fp32"
+    assert costs.as_rehearsed(plan, slow, undisturbed=True).pieces[1].codec == "int8"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -89,6 +90,15 @@ def test_what_else_uses_the_machine_does_not_decide(monkeypatch: pytest.MonkeyPa
 
 def test_a_move_that_cannot_be_tried_leaves_the_plan(monkeypatch: pytest.MonkeyPatch):
     assert quickest(MadeUp(fails=frozenset({1})), monkeypatch).cuts == (4,)
+
+
+def test_a_move_to_a_layout_that_is_known_is_that_layout(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("distblock.planning.trials.rehearse", MadeUp())
+    own = planner()
+    trials = Trials(own, make_config({}), Problem(in_channels=1, image_size=8, num_classes=10), build=None, peers=None)
+    four, three = (own.of_cuts((cut,), (Seat(), Seat())) for cut in (4, 3))
+    assert trials.quickest({"four": four, "three": replace(three, pace_s=1.0)}).plan.cuts == (2,)
+    assert list(trials.done)[:2] == ["four", "three"]
 
 
 def test_who_gives_a_block_to_whom():
