@@ -22,7 +22,8 @@ from ray.train.v2.api.callback import RayTrainCallback
 from safetensors.torch import load_file
 
 from distblock import BlockTrainer, InputError
-from distblock.errors import StageError
+from distblock.attempts import Attempts
+from distblock.errors import PreemptedError, StageError
 from distblock.evaluation import evaluate_run, export_run
 from distblock.runs import RunDirectory
 
@@ -62,6 +63,19 @@ def test_a_run_directory_by_uri(tmp_path: Path):
     passes, best = evaluate_run(RunDirectory.at((tmp_path / "run").as_uri()))
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert passes[best].accuracy == summary["test_accuracy"]
+
+
+@pytest.mark.parametrize("ends", [PreemptedError("told to end"), KeyboardInterrupt(), InputError("too small")])
+def test_a_run_that_never_began_leaves_no_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: BaseException
+):
+    def end(_attempts: Attempts) -> None:
+        raise ends
+
+    monkeypatch.setattr(Attempts, "run", end)
+    with pytest.raises(type(ends)):
+        BlockTrainer({"executor": "local", "run_dir": str(tmp_path / "run")}).fit()
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_directory_is_named_once(tmp_path: Path):

@@ -109,7 +109,7 @@ class RunDirectory:
             is_new: the directory was not there before: it goes, too, if nothing else is in it.
         """
         with suppress(OSError):
-            for name in (CONFIG, _LOCK):
+            for name in (CONFIG, STATUS, _LOCK):
                 if self.exists(name):
                     self.filesystem.delete_file(self.path(name))
             if is_new and self.is_local:
