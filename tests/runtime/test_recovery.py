@@ -172,7 +172,9 @@ def test_nothing_is_computed_behind_a_microbatch_that_failed():
 
 
 def test_what_kills_everyone_at_the_same_place_ends_the_run():
-    with pytest.raises(WorkerLostError, match=r"worker 1 \(stages 1 to 1\), epoch 1, .*3rd time at the same place"):
+    # Its fifth call may be a snapshot: when one is due depends on who is quicker.
+    said = r"worker 1 \(stages 1 to 1\), (epoch 1, |snapshot: ).*3rd time at the same place"
+    with pytest.raises(WorkerLostError, match=said):
         run(values("parallel"), Fault(worker=1, turn=4, process=None))
 
 
