@@ -22,6 +22,9 @@ from distblock.errors import DistblockError, InputError, PreemptedError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+_received: int | None = None
+"""The signal that ends the command."""
+
 
 class ToldToEnd(SystemExit):
     """SIGTERM, where no run takes it for a word to itself; like KeyboardInterrupt, nothing that code deals with."""
@@ -40,6 +43,8 @@ def until_its_end(command: Callable[[], int]) -> int:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
+    global _received
+    _received = None
     for number in SIGNALS:
         signal.signal(number, _unwind)
     status = _told(command)
@@ -59,11 +64,13 @@ def _told(command: Callable[[], int]) -> int:
         return _fail(error, 128 + signal.SIGTERM)
     except DistblockError as error:
         return _fail(error, 1)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 128 + signal.SIGINT)
-    except ToldToEnd:
-        return _fail("told to end", 128 + signal.SIGTERM)
-    except SystemExit as error:  # tyro's, once it has said what it had to say
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Whichever of them: Ray's own code raises others in the place of those that it is crossed by.
+        if _received == signal.SIGTERM:
+            return _fail("told to end", 128 + signal.SIGTERM)
+        if _received == signal.SIGINT or isinstance(error, KeyboardInterrupt):
+            return _fail("interrupted", 128 + signal.SIGINT)
+        # Some library's, once it has said what it had to say.
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     except BrokenPipeError:
         if not _is_unread(sys.stdout):
@@ -94,6 +101,8 @@ def _is_unread(stream: TextIO) -> bool:
 def _unwind(number: int, _frame: FrameType | None) -> None:
     """Ctrl-C, or SIGTERM, ends the command and cleans up; after it, either ends the process at once, and all that it
     started."""
+    global _received
+    _received = number
     # Looked up now: once their parents have ended, an embedded Ray's processes are nobody's children any more.
     started = psutil.Process().children(recursive=True)
 

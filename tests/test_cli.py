@@ -330,6 +330,18 @@ def test_told_to_end_while_it_plans(command: Command):
     assert not (command.folder / "run").exists()
 
 
+def test_told_to_end_while_it_tunes(command: Command):
+    """In the middle of Ray Tune, whose waiting makes another exception of ours."""
+    search = ["--search", "objective.tau=log:0.3:30", "--trials", "1", "--folder", "tune"]
+    process = command.start("tune", *search, "--regime.epochs", "300")
+    while not list((command.folder / "tune").glob("*.log")) and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert err.splitlines()[-1] == "distblock: told to end"
+
+
 def test_a_second_signal_of_another_kind_ends_it_at_once(command: Command):
     process = command.start("plan", "--model.name", "resnet8")
     while len(command.processes()) < 3 and process.poll() is None:
