@@ -26,10 +26,6 @@ _received: int | None = None
 """The signal that ends the command."""
 
 
-class ToldToEnd(SystemExit):
-    """SIGTERM, where no run takes it for a word to itself; like KeyboardInterrupt, nothing that code deals with."""
-
-
 def until_its_end(command: Callable[[], int]) -> int:
     """Run it, let signals end it, and say in one line why it failed.
 
@@ -116,4 +112,5 @@ def _unwind(number: int, _frame: FrameType | None) -> None:
 
     for each in SIGNALS:
         signal.signal(each, end_at_once)
-    raise KeyboardInterrupt if number == signal.SIGINT else ToldToEnd
+    # Neither is an error that somebody deals with.
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)

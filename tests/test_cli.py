@@ -321,8 +321,10 @@ def test_ctrl_c_ends_the_run_and_leaves_no_process(command: Command, times: int)
 
 def test_told_to_end_while_it_plans(command: Command):
     process = command.start("train", "--model.stages", "auto", "--run-dir", "run")
-    while len(command.processes()) < 2 and process.poll() is None:
+    while sum("spawn_main" in line for line in command.processes()) < 2 and process.poll() is None:
         time.sleep(0.05)
+    # A process that is told nothing any more as it starts would say so, perhaps after the command's own last word.
+    time.sleep(1.0)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143

@@ -7,7 +7,7 @@ workers of one node share.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from distblock.config import Codec
@@ -55,15 +55,21 @@ class Costs:
         """Of each node."""
         return self._around.cores
 
-    def codecs_of(self, before: Seat | None) -> tuple[Codec, ...]:
-        """That what enters a worker may have, by the worker before it."""
-        return self._codecs if before is not None else ("fp32",)
+    def offered(self, blocks: range, seat: Seat, before: Seat | None) -> Iterator[Piece]:
+        """A worker's part with each codec that may enter it, the preferred one first, whether or not it fits.
 
-    def piece(self, blocks: range, seat: Seat, before: Seat | None, codec: Codec, *, is_last: bool) -> Piece:
-        """A worker's part, whether or not it fits."""
+        Args:
+            blocks: of its stage.
+            seat: the worker.
+            before: the one before it; None: it is the first.
+        """
+        codecs: tuple[Codec, ...] = self._codecs if before is not None else ("fp32",)
+        return (self._piece(blocks, seat, before, codec) for codec in codecs)
+
+    def _piece(self, blocks: range, seat: Seat, before: Seat | None, codec: Codec) -> Piece:
         profile, around = self._profile, self._around
         entering = profile.blocks[blocks.start - 1].leaving_bytes if blocks.start else profile.entering_bytes
-        leaving = 0 if is_last else profile.blocks[blocks.stop - 1].leaving_bytes
+        leaving = 0 if blocks.stop == self.num_blocks else profile.blocks[blocks.stop - 1].leaving_bytes
         own = profile.codecs[codec] if blocks.start else None
         wire = entering if own is None else entering * own.share
         # What the sender spends on encoding is reckoned at the receiver's edge, whose codec is being chosen.
@@ -107,39 +113,25 @@ class Costs:
 
     def of_blocks(self, blocks: Sequence[range], seats: Sequence[Seat]) -> Plan:
         """Of these stages on these workers, each edge with its best codec, whether or not it fits."""
-        return self._with_codecs(
-            [
-                [self.piece(own, seat, before, codec, is_last=own.stop == self.num_blocks) for codec in offered]
-                for own, seat, before, offered in self._edges(blocks, seats)
-            ]
-        )
+        return self._with_codecs(self._offered_by_stage(blocks, seats))
 
     def as_rehearsed(self, plan: Plan, rehearsed: Sequence[Rehearsed], *, undisturbed: bool = False) -> Plan:
         """A plan with what its stages took when they were tried, instead of sums over their blocks; which codec is best
         may be another one then."""
-        edges = self._edges([piece.blocks for piece in plan.pieces], [piece.seat for piece in plan.pieces])
+        by_stage = self._offered_by_stage(
+            [piece.blocks for piece in plan.pieces], [piece.seat for piece in plan.pieces]
+        )
+        steps_s = [each.undisturbed_s if undisturbed else each.step_s for each in rehearsed]
         return self._with_codecs(
             [
-                [
-                    self._as_tried(
-                        self.piece(own, seat, before, codec, is_last=own.stop == self.num_blocks),
-                        step_s=each.undisturbed_s if undisturbed else each.step_s,
-                        memory_bytes=each.memory_bytes,
-                    )
-                    for codec in offered
-                ]
-                for (own, seat, before, offered), each in zip(edges, rehearsed, strict=True)
+                [self._as_tried(piece, step_s=step_s, memory_bytes=each.memory_bytes) for piece in pieces]
+                for pieces, step_s, each in zip(by_stage, steps_s, rehearsed, strict=True)
             ]
         )
 
-    def _edges(
-        self, blocks: Sequence[range], seats: Sequence[Seat]
-    ) -> list[tuple[range, Seat, Seat | None, tuple[Codec, ...]]]:
-        """Blocks and worker of each stage, the worker before it, and the codecs between them."""
-        before = [None, *seats][: len(seats)]
-        return [
-            (own, seat, former, self.codecs_of(former)) for own, seat, former in zip(blocks, seats, before, strict=True)
-        ]
+    def _offered_by_stage(self, blocks: Sequence[range], seats: Sequence[Seat]) -> list[list[Piece]]:
+        before = [None, *seats[:-1]]
+        return [list(self.offered(*each)) for each in zip(blocks, seats, before, strict=True)]
 
     def _as_tried(self, piece: Piece, *, step_s: float, memory_bytes: float) -> Piece:
         summed_s = self.step_s(piece.blocks) / self._replicas

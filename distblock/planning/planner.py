@@ -82,10 +82,7 @@ class Planner:
             before = order[place - 1] if place else None
             for start in range(self.costs.num_blocks) if place else [0]:
                 for stop in range(start + 1, self.costs.num_blocks + 1):
-                    for codec in self.costs.codecs_of(before):
-                        piece = self.costs.piece(
-                            range(start, stop), seat, before, codec, is_last=stop == self.costs.num_blocks
-                        )
+                    for piece in self.costs.offered(range(start, stop), seat, before):
                         yield piece.compute_s
                         yield piece.link_s
 
@@ -101,7 +98,7 @@ class Planner:
                 last_stop = num_blocks - (count - place - 1)
                 stops = [num_blocks] if place == count - 1 else range(start + 1, last_stop + 1)
                 for stop in stops:
-                    piece = self._cheapest(range(start, stop), seat, before, pace_s, is_last=stop == num_blocks)
+                    piece = self._cheapest(range(start, stop), seat, before, pace_s)
                     if piece is None:
                         continue
                     total_s = so_far_s + piece.compute_s
@@ -119,14 +116,11 @@ class Planner:
             stop = piece.blocks.start
         return pieces[::-1]
 
-    def _cheapest(
-        self, blocks: range, seat: Seat, before: Seat | None, pace_s: float, *, is_last: bool
-    ) -> Piece | None:
+    def _cheapest(self, blocks: range, seat: Seat, before: Seat | None, pace_s: float) -> Piece | None:
         """The first codec that keeps the pace and fits; None: none does."""
         if not blocks:
             return None
-        for codec in self.costs.codecs_of(before):
-            piece = self.costs.piece(blocks, seat, before, codec, is_last=is_last)
+        for piece in self.costs.offered(blocks, seat, before):
             if max(piece.compute_s, piece.link_s) <= pace_s and piece.memory_bytes <= seat.memory_bytes:
                 return piece
         return None

@@ -84,7 +84,8 @@ def search(
     """
     ours = not ray.is_initialized()
     if ours:
-        _connect(address)
+        with sigterm_kept():
+            _connect(address)
     try:
         scheduler = ASHAScheduler(grace_period=grace, max_t=LONGEST, reduction_factor=3)
         tuner = tune.Tuner(
@@ -119,11 +120,9 @@ def _connect(address: str | None) -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     if address is None:
-        with sigterm_kept():
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     else:
-        with sigterm_kept():
-            join(address)
+        join(address)
 
 
 def _domain(each: Range) -> Any:
