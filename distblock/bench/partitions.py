@@ -1,7 +1,8 @@
 """What a plan gains: samples per second of the partition that is planned, of equal block counts, and of all there are.
 
-Networks whose blocks take unlike times. Every partition runs once a round, in an order that changes from round to
-round; the best of all is the one with the highest median, so that no lucky round chooses it.
+Networks whose blocks take unlike times. Every partition runs in the heats; in the finals those that came near the best,
+the plan and equal block counts, more often, in an order that changes from round to round. Only finals are compared: of
+many partitions that ran once or twice the quickest is a lucky one.
 """
 
 from __future__ import annotations
@@ -31,22 +32,27 @@ Cuts = tuple[int, ...]
 Speeds = Mapping[Cuts, float]
 """Of one round: samples per second by partition."""
 
+NEAR = 0.9
+"""Of the quickest partition's samples per second in the heats: what is no slower has its place in the finals."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Outputs):
     """Samples per second as planned, with equal block counts, and with every other partition."""
 
     data_path: Annotated[str, tyro.conf.arg(help="folder with CIFAR-10 as train.parquet and test.parquet")]
-    models: tuple[str, ...] = ("resnet20", "torchvision/resnet18", "torchvision/vgg11")
+    models: tuple[str, ...] = ("torchvision/swin_t", "torchvision/swin_v2_t", "torchvision/resnet50")
     """networks"""
     workers: int = 2
     """stages, a worker each"""
-    batch_size: int = 64
+    batch_size: int = 16
     """samples a microbatch"""
     microbatches: int = 24
     """microbatches of a run that count"""
-    rounds: int = 3
-    """rounds; medians are printed"""
+    heats: int = 1
+    """rounds of every partition there is"""
+    finals: int = 5
+    """rounds of the plan, of equal block counts, and of what came near the best; medians are printed"""
     log: str | None = None
     """write every round as a line of JSON here as it ends: nothing is lost if the rest is cut short"""
 
@@ -57,25 +63,27 @@ class Found:
 
     Attributes:
         planned, equal: first blocks of stages, from the second on.
-        rounds: of all partitions.
+        heats: rounds of all partitions.
+        finals: rounds of those that are compared.
     """
 
     planned: Cuts
     equal: Cuts
-    rounds: Sequence[Speeds]
+    heats: Sequence[Speeds]
+    finals: Sequence[Speeds]
 
     @property
     def best(self) -> Cuts:
-        """The quickest by its median."""
-        return max(self.rounds[0], key=self.median)
+        """The quickest in the finals, by its median."""
+        return max(self.finals[0], key=self.median)
 
     def median(self, cuts: Cuts) -> float:
-        """Samples per second."""
-        return statistics.median(each[cuts] for each in self.rounds)
+        """Samples per second in the finals."""
+        return _median(self.finals, cuts)
 
     def ratios(self, other: Cuts) -> list[float]:
         """Of the planned partition over another, within a round."""
-        return [each[self.planned] / each[other] for each in self.rounds]
+        return [each[self.planned] / each[other] for each in self.finals]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -86,7 +94,8 @@ def main(arguments: Sequence[str]) -> None:
         RunFailedError: a run failed, or, with --check, a ratio fell short.
     """
     options = read_options(Options, "partitions", arguments)
-    if min(options.batch_size, options.microbatches, options.rounds) < 1 or options.workers < 2 or not options.models:
+    least = min(options.batch_size, options.microbatches, options.heats, options.finals)
+    if least < 1 or options.workers < 2 or not options.models:
         raise InputError("bench partitions: expected models, sizes and rounds above 0, and two workers or more")
     found = {model: measure(options, model) for model in options.models}
     Console(width=140).print(_table(options, found))
@@ -94,7 +103,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def measure(options: Options, model: str) -> Found:
-    """Plan, then run all partitions."""
+    """Plan, run all partitions, then those that may be the best."""
     config = prepare_run(_settings(options, model, cuts=None)).config
     plan = search(Request(config=config, seats=(Seat(),) * options.workers))
     blocks = plan.planner.costs.num_blocks
@@ -102,15 +111,31 @@ def measure(options: Options, model: str) -> Found:
     everything = list(itertools.combinations(range(1, blocks), options.workers - 1))
     # A plan with fewer workers than there may be is a partition, too.
     everything += [] if planned in everything else [planned]
-    rounds = []
-    for number in range(options.rounds):
-        order = random.Random(number).sample(everything, len(everything))
-        speeds = {cuts: measure_workers(_settings(options, model, cuts=cuts)).pipeline for cuts in order}
-        rounds.append({cuts: speeds[cuts] for cuts in everything})
-        named = {_name(cuts): round(speed, 1) for cuts, speed in rounds[-1].items()}
-        print(f"{model}, planned {_name(planned)}, equal {_name(equal)}: {named}", file=sys.stderr)
-        keep_line(options.log, {"model": model, "planned": planned, "equal": equal, "samples_per_s": named})
-    return Found(planned=planned, equal=equal, rounds=rounds)
+    print(f"{model}: planned {_name(planned)}, equal {_name(equal)}", file=sys.stderr)
+    heats = [_round(options, model, everything, f"heat {number}") for number in range(options.heats)]
+    compared = finalists(heats, [planned, equal])
+    finals = [_round(options, model, compared, f"final {number}") for number in range(options.finals)]
+    return Found(planned=planned, equal=equal, heats=heats, finals=finals)
+
+
+def finalists(heats: Sequence[Speeds], seeded: Sequence[Cuts]) -> list[Cuts]:
+    """Those that are seeded, and all that came near the quickest, by medians."""
+    medians = {cuts: _median(heats, cuts) for cuts in heats[0]}
+    quickest = max(medians.values())
+    return [cuts for cuts, speed in medians.items() if cuts in seeded or speed >= NEAR * quickest]
+
+
+def _round(options: Options, model: str, partitions: Sequence[Cuts], name: str) -> Speeds:
+    order = random.Random(name).sample(partitions, len(partitions))
+    speeds = {cuts: measure_workers(_settings(options, model, cuts=cuts)).pipeline for cuts in order}
+    named = {_name(cuts): round(speeds[cuts], 1) for cuts in partitions}
+    print(f"{model}, {name}: {named}", file=sys.stderr)
+    keep_line(options.log, {"model": model, "round": name, "samples_per_s": named})
+    return {cuts: speeds[cuts] for cuts in partitions}
+
+
+def _median(rounds: Sequence[Speeds], cuts: Cuts) -> float:
+    return statistics.median(each[cuts] for each in rounds)
 
 
 def _settings(options: Options, model: str, *, cuts: Cuts | None) -> Settings:
@@ -142,7 +167,8 @@ def make_outcome(found: Mapping[str, Found]) -> Outcome:
         model: {
             "planned": each.planned,
             "equal": each.equal,
-            "rounds": [{_name(cuts): speed for cuts, speed in speeds.items()} for speeds in each.rounds],
+            "heats": _named(each.heats),
+            "finals": _named(each.finals),
         }
         for model, each in found.items()
     }
@@ -152,7 +178,7 @@ def make_outcome(found: Mapping[str, Found]) -> Outcome:
 
 
 def _table(options: Options, found: Mapping[str, Found]) -> Table:
-    title = f"{options.workers} workers, batch {options.batch_size}, {options.rounds} rounds, medians"
+    title = f"{options.workers} workers, batch {options.batch_size}, {options.finals} rounds of finals, medians"
     table = Table(title=title, caption="cuts: first block of each stage from the second on; samples/s")
     headings = (
         "network",
@@ -169,12 +195,16 @@ def _table(options: Options, found: Mapping[str, Found]) -> Table:
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "network" else "right")
     for model, each in found.items():
-        cells = [model, str(len(each.rounds[0]))]
+        cells = [model, str(len(each.heats[0]))]
         for cuts in (each.planned, each.equal, each.best):
             cells += [_name(cuts), f"{each.median(cuts):.0f}"]
         gains = [f"{statistics.median(each.ratios(cuts)):.3f}" for cuts in (each.equal, each.best)]
         table.add_row(*cells, *gains)
     return table
+
+
+def _named(rounds: Sequence[Speeds]) -> list[dict[str, float]]:
+    return [{_name(cuts): speed for cuts, speed in speeds.items()} for speeds in rounds]
 
 
 def _name(cuts: Cuts) -> str:

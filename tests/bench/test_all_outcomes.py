@@ -198,12 +198,17 @@ def test_new_classes_goes_on_with_what_its_log_has(tmp_path: Path):
 
 
 def test_partitions(tmp_path: Path):
-    rounds = [{(1,): 80.0, (2,): 100.0, (3,): speed} for speed in (95.0, 95.0, 300.0)]
-    found = partitions.Found(planned=(2,), equal=(1,), rounds=rounds)
+    finals = [{(1,): 80.0, (2,): 100.0, (3,): speed} for speed in (95.0, 95.0, 300.0)]
+    found = partitions.Found(planned=(2,), equal=(1,), heats=finals, finals=finals)
     assert found.best == (2,)  # one lucky round does not choose
     outcome = check(partitions.make_outcome({"net": found}), tmp_path)
     assert outcome.ratios["planned / equal block counts, net"] == [1.25] * 3
     assert outcome.ratios["planned / best of all, net"] == [1.0] * 3
+
+
+def test_partitions_in_the_finals_are_near_the_best_or_seeded():
+    heats = [{(1,): 10.0, (2,): 91.0, (3,): 100.0, (4,): 80.0, (5,): 20.0}]
+    assert partitions.finalists(heats, [(4,), (1,)]) == [(1,), (2,), (3,), (4,)]
 
 
 def test_parcels(tmp_path: Path):
