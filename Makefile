@@ -4,6 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # torch first and by itself: a range that another package names would otherwise pull the CUDA build.
 TORCH := torch==2.13.0
+# Much of what tests do is waiting, for Ray and for what they broke; a file's tests stay together, since some share a Ray.
+TOGETHER := -n 2 --dist loadfile
 
 .PHONY: setup demo test test-all lint clean
 
@@ -26,11 +28,11 @@ lint: setup
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest $(TOGETHER)
 
 # What takes minutes and differs from a quick case in regime or size alone, too.
 test-all: lint
-	$(BIN)/pytest -m ""
+	$(BIN)/pytest $(TOGETHER) -m ""
 
 clean:
 	rm -rf .venv

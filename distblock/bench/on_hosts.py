@@ -83,8 +83,7 @@ def check_hosts() -> None:
 def train_on_hosts(
     flags: Sequence[str],
     *,
-    num_hosts: int,
-    cpus: int,
+    cpus: Sequence[int],
     rate: str | None,
     delay_s: float,
     shared: Path | None,
@@ -94,8 +93,7 @@ def train_on_hosts(
 
     Args:
         flags: of the training, beside address and run directory.
-        num_hosts: Ray nodes.
-        cpus: of each.
+        cpus: of each host, a Ray node each.
         rate: of each host's link, as tc writes it; none: as fast as memory is copied.
         delay_s: seconds each way on each host's link: two hosts are twice that apart.
         shared: a folder that all of them see.
@@ -106,7 +104,7 @@ def train_on_hosts(
     """
     from cluster.hosts import HostSettings, Link, hosts
 
-    settings = [HostSettings(cpus=cpus, link=Link(rate=rate, delay_s=delay_s))] * num_hosts
+    settings = [HostSettings(cpus=own, link=Link(rate=rate, delay_s=delay_s)) for own in cpus]
     with (
         tempfile.TemporaryDirectory(prefix="distblock-bench-") as folder,
         hosts(settings, shared=[Path(folder), *([shared] if shared else [])]) as fleet,
@@ -115,11 +113,11 @@ def train_on_hosts(
         command = [sys.executable, "-m", "distblock", "train", "--address", fleet.address, "--run-dir", str(run)]
         done = fleet.run([*command, *flags], cwd=CHECKOUT, capture_output=True, timeout_s=LIMIT_S)
         if done.returncode:
-            raise RunFailedError(f"bench: a training on {num_hosts} hosts failed: {done.stderr[-500:]}")
+            raise RunFailedError(f"bench: a training on {len(cpus)} hosts failed: {done.stderr[-500:]}")
         then(run)
         summary = json.loads((run / "summary.json").read_text())
         is_known = any(edge["line_rate_bytes_per_s"] for edge in (summary["data_edge"], *summary["edges"]))
-        rate_there = None if num_hosts == 1 or is_known else line_rate(fleet)
+        rate_there = None if len(cpus) == 1 or is_known else line_rate(fleet)
         return Ran(summary=summary, line_rate_bytes_per_s=rate_there)
 
 

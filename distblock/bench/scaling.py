@@ -231,8 +231,7 @@ def _edge(edge: dict[str, Any], *, wall_s: float, line_rate: float | None) -> Ed
 def _measure(options: Options, cell: Cell, folder: Path) -> Figures:
     ran = train_on_hosts(
         _flags(options, folder),
-        num_hosts=cell.hosts,
-        cpus=math.ceil((options.stages + 1) / cell.hosts),
+        cpus=[math.ceil((options.stages + 1) / cell.hosts)] * cell.hosts,
         rate=cell.rate,
         # A microbatch passes two links.
         delay_s=cell.delay_ms / 2000,
