@@ -52,7 +52,7 @@ class ChannelConfig(Section):
     """share of the values of a sample that topk sends"""
     microbatches_per_call: PositiveInt | Literal["auto"] = "auto"
     """consecutive microbatches that one call takes to a worker, a parcel: quick ones are bound by calls otherwise;
-    auto: as many as keep the slowest worker busy for some 20 ms; one in the asynchronous regime"""
+    auto: as many as keep the slowest worker busy for some 0.2 s; one in the asynchronous regime"""
     max_in_flight: PositiveInt = 4
     """parcels in flight on an edge"""
     max_in_flight_bytes: PositiveInt = 256 * 1024**2

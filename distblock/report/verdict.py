@@ -34,6 +34,9 @@ STOP_S = 1.0
 ROUGH = 0.1
 """Relative error of the replay from which on what-ifs are said to be rough."""
 
+TWICE = "every link and store twice as fast"
+"""A change."""
+
 Change = Callable[[int, Call], Call]
 """Of a call at a place."""
 
@@ -272,7 +275,7 @@ class _Judge:
         found = []
         if inner:
             halved_s = self._changed_s(_hopping(inner, 0.5))
-            found.append(self._told("every link and store twice as fast", halved_s))
+            found.append(self._told(TWICE, halved_s))
             if self._codec == "fp32":
                 # Half the bytes; the cast itself takes time, too, which is not known.
                 found.append(self._told("activations sent as bf16", halved_s))

@@ -170,7 +170,8 @@ class _Run:
         self._caches = job.hosts[0].inputs == "cache"
         self._unread: list[Cell] = []
         self._num_fed = 0
-        self._size = parcel_size(job.hosts[0].config, job.hosts[0].blueprint.sample_bytes)
+        sample_bytes = [job.hosts[0].blueprint.sample_bytes[host.stages.start] for host in job.hosts]
+        self._size = parcel_size(job.hosts[0].config, list(zip(sample_bytes, self._limits, strict=True)))
         self._woken_s = time.perf_counter()
         self._state: State = {}
 

@@ -1,8 +1,8 @@
 """How many microbatches go together.
 
-A call takes about a millisecond, of the driver and of the worker, whatever it carries; microbatches that are computed
-in less are bound by calls. So consecutive ones travel together, as many as keep the slowest worker busy for a while:
-the more quickly they are computed, the more of them. What is computed does not depend on it, only when.
+A call takes milliseconds of processor time, of the driver, the worker and Ray, whatever it carries, and on few cores
+computing lacks that time. So consecutive microbatches travel together, as many as keep the slowest worker busy for a
+while: the more quickly they are computed, the more of them. What is computed does not depend on it, only when.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 from distblock.config import Config
 from distblock.messages import Item, Parcel
+from distblock.schedule.credits import Limit
 
-BUSY_S = 0.02
-"""Seconds that a parcel keeps the slowest worker busy; a call's millisecond is then a twentieth."""
+BUSY_S = 0.2
+"""Seconds that a parcel keeps the slowest worker busy. With 0.02, workers on two cores took up to half again as long; a
+pipeline takes as many seconds longer to fill as it has stages, times this."""
 
 LARGEST = 16
 """Microbatches in a parcel at most: each of them waits for the last."""
@@ -51,21 +53,21 @@ class ParcelSize:
         return max(1, min(self._largest, round(BUSY_S / slowest_s)))
 
 
-def parcel_size(config: Config, sample_bytes: Sequence[int]) -> ParcelSize:
+def parcel_size(config: Config, edges: Sequence[tuple[int, Limit]]) -> ParcelSize:
     """What the settings ask for.
 
     Args:
         config: the settings.
-        sample_bytes: of what enters each stage.
+        edges: of each edge, a sample's bytes and what may be in flight: there has to be room for as many parcels.
     """
     if config.regime.name == "asynchronous":
         return ParcelSize(1)  # each is dropped, or used again, by itself
     channel = config.channel
     if channel.microbatches_per_call != "auto":
         return ParcelSize(channel.microbatches_per_call)
-    microbatch_bytes = config.data.batch_size * max(sample_bytes)
-    # On an edge there is room for as many parcels as may be in flight.
-    room = channel.max_in_flight_bytes // (channel.max_in_flight * microbatch_bytes)
+    room = min(
+        limit.num_bytes // (limit.count * config.data.batch_size * sample_bytes) for sample_bytes, limit in edges
+    )
     return ParcelSize(None, largest=min(LARGEST, room))
 
 

@@ -29,7 +29,7 @@ from distblock.bench.pictures import draw
 from distblock.bench.turns import Turn
 from distblock.errors import InputError
 from distblock.messages import Failure
-from distblock.report.verdict import Cause, Verdict
+from distblock.report.verdict import TWICE, Cause, Verdict, WhatIf
 
 
 def check(outcome: Outcome, folder: Path) -> Outcome:
@@ -104,6 +104,17 @@ def test_why(tmp_path: Path):
     assert outcome.ratios["data: named"] == [0.0]
     assert outcome.ratios["stage: seconds"] == [4 / 5]
     assert outcome.ratios["stage: what if"] == [6 / 5]
+
+
+def test_a_link_that_is_twice_as_fast_is_the_what_if_of_a_throttled_one():
+    cause = Cause(kind="edge", where="edge 0->1", place=2, seconds=9.0)
+    twice = (WhatIf(change=TWICE, samples_per_s=18.0), WhatIf(change="activations sent as bf16", samples_per_s=1.0))
+    about: dict[str, Any] = {"samples_per_s": 10.0, "bound_s": 1.0, "slowest": "worker 1", "what_ifs": twice}
+    verdict = Verdict(measured_s=18.0, replayed_s=18.0, causes=(cause,), **about)
+    trial = why.Trial(planted="edge", verdict=verdict, without_s=6.0, twice_s=8.0)
+    assert trial.is_named
+    assert trial.seconds_ratio == 9 / 12
+    assert trial.what_if_ratio == 10 / 8
 
 
 def test_codecs(tmp_path: Path):

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 import pytest
 from microbatches import microbatches
 
+from distblock.config import make_config
 from distblock.messages import Item
+from distblock.schedule.credits import Limit
 from distblock.schedule.dispatch import Dispatcher
-from distblock.schedule.parcels import LARGEST, ParcelSize, parcels
+from distblock.schedule.parcels import LARGEST, ParcelSize, parcel_size, parcels
 
 
 def numbers(stream: Iterator[Item | None], count: int) -> list[list[int] | None]:
@@ -31,9 +33,9 @@ def test_quick_microbatches_go_together_and_slow_ones_alone():
     assert size.count == 1  # nothing is known
     for _ in range(100):
         size.tell(0, 0.0005)
-        size.tell(1, 0.004)
-    assert size.count == 5  # the slowest worker's 4 ms, in 20 ms
-    size.tell(2, 0.2)
+        size.tell(1, 0.04)
+    assert size.count == 5  # the slowest worker's 40 ms, in 0.2 s
+    size.tell(2, 2.0)
     assert size.count == 1
 
 
@@ -45,6 +47,21 @@ def test_a_parcel_is_bounded():
     size.tell(0, 1e-6)
     assert size.count == 1
     assert ParcelSize(40).count == 40
+
+
+def test_there_is_room_for_as_many_parcels_as_may_be_in_flight():
+    """What a slow line carries in time bounds them, too: one too large would not be there before Ray asks again."""
+    config = make_config({"data": {"batch_size": 10}})
+    wide, narrow = Limit(count=4, num_bytes=2**30), Limit(count=4, num_bytes=100_000)
+    assert counted(parcel_size(config, [(1_000, wide), (100, wide)])) == LARGEST
+    assert counted(parcel_size(config, [(1_000, wide), (500, narrow)])) == 5
+    assert counted(parcel_size(config, [(1_000_000, narrow)])) == 1
+
+
+def counted(size: ParcelSize) -> int:
+    """Of microbatches that take no time."""
+    size.tell(0, 1e-6)
+    return size.count
 
 
 @pytest.mark.parametrize("count", [1, 3])
