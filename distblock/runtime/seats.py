@@ -31,8 +31,8 @@ from distblock.shares import share_of
 Actor = Any
 """A handle; Ray finds its methods by name, which no type checker can follow."""
 
-MOST_KEPT = 256
-"""Calls after which a snapshot is due, however small their inputs are."""
+MOST_KEPT = 512
+"""Microbatches after which a snapshot is due, however small they are: whoever takes over computes them again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ class Seat:
         Returns:
             The call's number.
         """
-        turn = self.ledger.begin(call, num_bytes)
+        turn = self.ledger.begin(call, num_bytes, len(call.parcel.items) if isinstance(call, Hop) else 0)
         self.deadline.begin(time.monotonic())
         self._unsent.append((turn, call))
         self._send_some()
@@ -282,7 +282,7 @@ class StageSeat(Seat):
         number = super().take(call, num_bytes)
         if isinstance(call, Hop) and call.parcel.purpose == "store":
             (self._storing.discard if call.parcel.closes_pass else self._storing.add)(id(call.lane))
-        if self.ledger.kept_bytes > self._kept_bytes or len(self.ledger.entries) > MOST_KEPT:
+        if self.ledger.kept_bytes > self._kept_bytes or self.ledger.kept_microbatches > MOST_KEPT:
             self.take_snapshot()
         return number
 

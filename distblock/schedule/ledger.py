@@ -21,12 +21,14 @@ class Entry(Generic[Call]):
         turn: its number.
         call: what was asked.
         num_bytes: what keeping its input takes.
+        num_microbatches: that it works on.
         is_finished: its result is known.
     """
 
     turn: int
     call: Call
     num_bytes: int
+    num_microbatches: int
     is_finished: bool = False
 
 
@@ -38,6 +40,7 @@ class Ledger(Generic[Call]):
         self._unfinished: dict[int, Entry[Call]] = {}
         self.next_turn = 0
         self.kept_bytes = 0
+        self.kept_microbatches = 0
 
     @property
     def entries(self) -> list[Entry[Call]]:
@@ -54,12 +57,13 @@ class Ledger(Generic[Call]):
         """The first of them."""
         return next(iter(self._unfinished.values()), None)
 
-    def begin(self, call: Call, num_bytes: int) -> int:
+    def begin(self, call: Call, num_bytes: int, num_microbatches: int) -> int:
         """Note a call; its number."""
         turn = self.next_turn
-        self._entries[turn] = self._unfinished[turn] = Entry(turn, call, num_bytes)
+        self._entries[turn] = self._unfinished[turn] = Entry(turn, call, num_bytes, num_microbatches)
         self.next_turn += 1
         self.kept_bytes += num_bytes
+        self.kept_microbatches += num_microbatches
         return turn
 
     def finish(self, turn: int) -> bool:
@@ -77,4 +81,6 @@ class Ledger(Generic[Call]):
 
     def forget(self, turn: int) -> None:
         """A call need not be computed again."""
-        self.kept_bytes -= self._entries.pop(turn).num_bytes
+        entry = self._entries.pop(turn)
+        self.kept_bytes -= entry.num_bytes
+        self.kept_microbatches -= entry.num_microbatches

@@ -68,7 +68,7 @@ def test_a_limit_of_failures():
 def test_a_ledger_keeps_what_no_snapshot_holds():
     ledger: Ledger[str] = Ledger()
     for name in "abcd":
-        ledger.begin(name, 10)
+        ledger.begin(name, 10, 3)
     assert ledger.finish(0)
     assert ledger.finish(1)
     assert not ledger.finish(1), "known already"
@@ -79,5 +79,5 @@ def test_a_ledger_keeps_what_no_snapshot_holds():
         (3, "d", False),
     ]
     assert [entry.call for entry in ledger.unfinished] == ["c", "d"]
-    assert (ledger.kept_bytes, ledger.next_turn) == (30, 4)
+    assert (ledger.kept_bytes, ledger.kept_microbatches, ledger.next_turn) == (30, 9, 4)
     assert not ledger.finish(0), "covered"
