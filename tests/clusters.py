@@ -34,6 +34,7 @@ def started_cluster(
     address = f"127.0.0.1:{_free_port()}"
     own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token"), **(environment or {})}
     head = ["--head", f"--port={address.rpartition(':')[2]}", f"--include-dashboard={str(dashboard).lower()}"]
+    head += [f"--ray-client-server-port={_free_port()}"]  # else the same one in every Ray
     http = ""
     if dashboard:
         port = _free_port()

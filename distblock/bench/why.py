@@ -10,6 +10,7 @@ fast, and a further run has such a one.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -35,7 +36,7 @@ from distblock.bench.pictures import Bars
 from distblock.bench.scaling import bits_per_s
 from distblock.bench.workers import training_items
 from distblock.config import make_config
-from distblock.errors import InputError
+from distblock.errors import InputError, RunFailedError
 from distblock.messages import DataReport, Handling, WorkerReport
 from distblock.metrics.observer import Silent
 from distblock.metrics.timeline import Timeline
@@ -199,8 +200,11 @@ def main(arguments: Sequence[str]) -> None:
     options = read_options(Options, "why", arguments)
     if min(options.microbatches, options.batch_size, options.rounds) < 1 or options.warmup < 0:
         raise InputError("bench why: expected --microbatches, --batch-size and --rounds above 0, --warmup 0 or more")
+    if "edge" in options.causes:
+        raise InputError("--causes: expected edge to be left to --hosts, which plants it beside the others")
     if options.hosts:
-        bits_per_s(options.rate, "--rate")
+        if not 0 < bits_per_s(options.rate, "--rate") < math.inf:
+            raise InputError(f"--rate: expected that of a throttled link, such as 20mbit, got {options.rate}")
         check_hosts()
     trials = [trial for _ in range(options.rounds) for trial in _round(options)]
     Console(width=120).print(_table(options, trials))
@@ -282,7 +286,7 @@ def _on_hosts(options: Options, rate: str | None) -> Verdict:
     flags += ["--regime.epochs", str(max(1, options.microbatches * options.batch_size // 1294))]
     with tempfile.TemporaryDirectory(prefix="distblock-bench-") as folder:
         kept = Path(folder) / "kept"
-        train_on_hosts(
+        ran = train_on_hosts(
             # Two processors a worker: so the data are beside the first one, and only activations cross.
             [*flags, "--resources.cpus-per-worker", "2"],
             cpus=[3, 2],
@@ -291,6 +295,8 @@ def _on_hosts(options: Options, rate: str | None) -> Verdict:
             shared=None,
             then=lambda run: shutil.copytree(run, kept),
         )
+        if ran.summary["data_edge"]["cross_node_hops"]:
+            raise RunFailedError("bench why: expected the data beside the first worker, but they crossed the link, too")
         return judge_run(RunDirectory.at(kept))
 
 

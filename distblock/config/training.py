@@ -46,7 +46,7 @@ class DataConfig(Section):
     workers: PositiveInt = 1
     """processes that decode and augment ahead of stage 0"""
     prefetch: PositiveInt = 4
-    """microbatches each of them keeps ready"""
+    """parcels (channel.microbatches_per_call) each of them keeps ready"""
     memory_bytes: PositiveInt = 2 * 1024**3
     """most bytes of a Parquet part held at once; a larger one is shuffled in windows of row groups that fit"""
 

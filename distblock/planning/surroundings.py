@@ -14,7 +14,7 @@ from distblock.data.dataset import DataSet
 from distblock.errors import RunFailedError
 from distblock.messages import Item
 from distblock.planning.layout import Surroundings
-from distblock.schedule.parcels import BUSY_S, LARGEST
+from distblock.schedule.parcels import parcel_size
 
 CALL_S = 0.003
 """Processor seconds of a call at the worker and at the driver together, whatever it carries: 1.5 ms each on one core of
@@ -44,17 +44,14 @@ def look_around(
         cores: of a node; none: of this machine.
         link_bytes_per_s: between nodes, as it is told.
     """
-    together = 1
-    if config.channel.microbatches_per_call != "auto":
-        together = config.channel.microbatches_per_call
-    elif step_s > 0:
-        together = max(1, min(LARGEST, round(BUSY_S / step_s)))
+    size = parcel_size(config, ())
+    size.tell(0, step_s)
     return Surroundings(
         cores=cores or len(os.sched_getaffinity(0)),
         link_bytes_per_s=link_bytes_per_s,
         memcpy_bytes_per_s=memcpy_bytes_per_s(),
         base_bytes=0.0 if config.resources.gpus_per_worker else _base_bytes() + CONNECTED_BYTES,
-        call_s=CALL_S / together,
+        call_s=CALL_S / size.count,
         data_s=_data_s(config, data),
     )
 

@@ -210,18 +210,23 @@ class _Judge:
         return found
 
     def _typical(self, place: int) -> dict[int, Call]:
-        """The median call of a place for each parcel; computing goes by microbatches of one purpose."""
+        """The median call of a place for each parcel: of a microbatch what goes by microbatches, computing by those of
+        one purpose."""
         parcels = self._recording.parcels
+        calls = [(parcel, self._calls[place, parcel.number]) for parcel in parcels]
         each_s: dict[str, list[float]] = {}
-        for parcel in parcels:
-            call = self._calls[place, parcel.number]
+        for parcel, call in calls:
             each_s.setdefault(parcel.purpose, []).append(call.compute_s / len(parcel.items))
-        calls = [self._calls[place, parcel.number] for parcel in parcels]
-        others = {name: statistics.median(getattr(call, name) for call in calls) for name in _BUT_COMPUTING}
+        moved_s = {
+            name: statistics.median(getattr(call, name) / len(parcel.items) for parcel, call in calls)
+            for name in ("fetch_s", "store_s")
+        }
+        called_s = {name: statistics.median(getattr(call, name) for _, call in calls) for name in ("send_s", "reply_s")}
         return {
             parcel.number: Call(
                 compute_s=statistics.median(each_s[parcel.purpose]) * len(parcel.items),
-                **others,
+                **{name: seconds * len(parcel.items) for name, seconds in moved_s.items()},
+                **called_s,
             )
             for parcel in parcels
         }

@@ -368,7 +368,7 @@ class _Run:
         if worker is None:
             return
         stage, credits = self._stage_after(lane, place), self._edges[worker]
-        self._observer.set_in_flight(stage, credits.count, credits.num_bytes)
+        self._observer.set_in_flight(stage, credits.num_microbatches, credits.num_bytes)
         if backpressure_s:
             self._observer.record_backpressure(stage, backpressure_s)
 

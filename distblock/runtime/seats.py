@@ -31,8 +31,9 @@ from distblock.shares import share_of
 Actor = Any
 """A handle; Ray finds its methods by name, which no type checker can follow."""
 
-MOST_KEPT = 512
-"""Microbatches after which a snapshot is due, however small they are: whoever takes over computes them again."""
+MOST_KEPT_CALLS, MOST_KEPT = 256, 512
+"""Calls, and microbatches, after which a snapshot is due, however small their inputs are: whoever takes over computes
+them again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +175,7 @@ class Seat:
         return is_new
 
     def restart(self) -> int:
-        """Another process takes over; how many calls it computes again whose results are known."""
+        """Another process takes over; how many microbatches it computes again whose results are known."""
         self.end()
         self.incarnation += 1
         self.beginning = replace(self.beginning, process=self.incarnation)
@@ -183,7 +184,7 @@ class Seat:
         self._num_sent = 0
         self._unsent = deque((entry.turn, entry.call) for entry in self.ledger.entries)
         self._send_some()
-        return len(self.ledger.entries) - len(self.ledger.unfinished)
+        return sum(entry.num_microbatches for entry in self.ledger.entries if entry.is_finished)
 
     def end(self) -> None:
         """End the processes that hold it."""
@@ -282,9 +283,15 @@ class StageSeat(Seat):
         number = super().take(call, num_bytes)
         if isinstance(call, Hop) and call.parcel.purpose == "store":
             (self._storing.discard if call.parcel.closes_pass else self._storing.add)(id(call.lane))
-        if self.ledger.kept_bytes > self._kept_bytes or self.ledger.kept_microbatches > MOST_KEPT:
+        if self._keeps_much:
             self.take_snapshot()
         return number
+
+    @property
+    def _keeps_much(self) -> bool:
+        ledger = self.ledger
+        many = ledger.kept_microbatches > MOST_KEPT or len(ledger.entries) > MOST_KEPT_CALLS
+        return many or ledger.kept_bytes > self._kept_bytes
 
     def take_snapshot(self) -> None:
         """Ask for a snapshot, unless one is on its way; in the middle of a file there can be none."""

@@ -142,7 +142,8 @@ class Watch:
         failure = Failure(kind=kind, who=seat.name, place=place, cause=why, replayed=replayed, held_up_s=0.0)
         seat.recovering = failure, time.monotonic()
         self._note(
-            f"{seat.name} {what.replace('_', ' its ')} at {place}; started again, {replayed} calls are computed again"
+            f"{seat.name} {what.replace('_', ' its ')} at {place}; started again,"
+            f" {replayed} microbatches are computed again"
         )
 
     def tell_recovered(self, seat: Seat) -> None:

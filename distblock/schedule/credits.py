@@ -19,7 +19,7 @@ ON_THE_WAY_S = 8.0
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """Most microbatches and bytes in flight on one edge; one microbatch always passes."""
+    """Most parcels and bytes in flight on one edge; one parcel always passes."""
 
     count: int
     num_bytes: int
@@ -50,20 +50,23 @@ class Credits:
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
         self.count = 0
+        self.num_microbatches = 0
         self.num_bytes = 0
 
     def has_room(self, num_bytes: int) -> bool:
-        """Whether a microbatch of this size may be sent now."""
+        """Whether a parcel of this size may be sent now."""
         if self.count == 0:
             return True
         return self.count < self.limit.count and self.num_bytes + num_bytes <= self.limit.num_bytes
 
-    def take(self, num_bytes: int) -> None:
-        """One more is in flight."""
+    def take(self, num_bytes: int, num_microbatches: int) -> None:
+        """One more parcel is in flight."""
         self.count += 1
+        self.num_microbatches += num_microbatches
         self.num_bytes += num_bytes
 
-    def give_back(self, num_bytes: int) -> None:
+    def give_back(self, num_bytes: int, num_microbatches: int) -> None:
         """The receiver is done with one."""
         self.count -= 1
+        self.num_microbatches -= num_microbatches
         self.num_bytes -= num_bytes

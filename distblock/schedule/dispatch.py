@@ -98,7 +98,7 @@ class Dispatcher:
         """A place is done with a parcel: it moves on, and the credit of the edge before comes back."""
         self._places[place].unfinished.remove(parcel.number)
         if place > 0:
-            self.edges[place - 1].give_back(self._size(place - 1, parcel))
+            self.edges[place - 1].give_back(self._size(place - 1, parcel), len(parcel.items))
         if place + 1 < len(self._places):
             self._places[place + 1].arrived[parcel.number] = parcel
             if self._drops and parcel.purpose == "train" and place > 0:
@@ -131,7 +131,7 @@ class Dispatcher:
                 if not place.unfinished and place.waiting_since_s is None:
                     place.waiting_since_s = now_s
                 return None
-            self.edges[index].take(self._size(index, parcel))
+            self.edges[index].take(self._size(index, parcel), len(parcel.items))
         waited_s = 0.0 if place.waiting_since_s is None else now_s - place.waiting_since_s
         place.waiting_since_s = None
         del place.arrived[parcel.number]
@@ -145,7 +145,7 @@ class Dispatcher:
         training = sorted(number for number, parcel in waiting.items() if parcel.purpose == "train")
         for number in training[: -self.edges[edge].limit.count]:
             parcel = waiting.pop(number)
-            self.edges[edge].give_back(self._size(edge, parcel))
+            self.edges[edge].give_back(self._size(edge, parcel), len(parcel.items))
             self.dropped.append((edge, parcel))
 
     def _next(self, index: int) -> Parcel | None:

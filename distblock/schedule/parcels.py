@@ -15,7 +15,8 @@ from distblock.schedule.credits import Limit
 
 BUSY_S = 0.2
 """Seconds that a parcel keeps the slowest worker busy. With 0.02, workers on two cores took up to half again as long; a
-pipeline takes as many seconds longer to fill as it has stages, times this."""
+pipeline takes as many seconds longer to fill as it has stages, times this or what a parcel is on a slow line for, which
+is a quarter of `distblock.schedule.credits.ON_THE_WAY_S` at most."""
 
 LARGEST = 16
 """Microbatches in a parcel at most: each of them waits for the last."""
@@ -58,17 +59,20 @@ def parcel_size(config: Config, edges: Sequence[tuple[int, Limit]]) -> ParcelSiz
 
     Args:
         config: the settings.
-        edges: of each edge, a sample's bytes and what may be in flight: there has to be room for as many parcels.
+        edges: of each edge, a sample's bytes and what may be in flight: there has to be room for as many parcels. None:
+            they are not known.
     """
     if config.regime.name == "asynchronous":
         return ParcelSize(1)  # each is dropped, or used again, by itself
     channel = config.channel
     if channel.microbatches_per_call != "auto":
         return ParcelSize(channel.microbatches_per_call)
-    room = min(
-        limit.num_bytes // (limit.count * config.data.batch_size * sample_bytes) for sample_bytes, limit in edges
-    )
-    return ParcelSize(None, largest=min(LARGEST, room))
+    largest = LARGEST
+    num_samples = max(config.data.train_microbatch, config.data.eval_microbatch)
+    for sample_bytes, limit in edges:
+        count = min(limit.count, channel.max_in_flight)  # several data workers keep more ready
+        largest = min(largest, limit.num_bytes // (count * num_samples * sample_bytes))
+    return ParcelSize(None, largest=largest)
 
 
 def parcels(items: Iterator[Item | None], count: Callable[[], int]) -> Iterator[Parcel | None]:

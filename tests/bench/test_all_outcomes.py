@@ -106,6 +106,19 @@ def test_why(tmp_path: Path):
     assert outcome.ratios["stage: what if"] == [6 / 5]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--hosts", "--rate", "none"], "--rate: expected that of a throttled link, such as 20mbit, got none"),
+        (["--hosts", "--rate", "0mbit"], "--rate: expected that of a throttled link, such as 20mbit, got 0mbit"),
+        (["--causes", "edge"], "--causes: expected edge to be left to --hosts"),
+    ],
+)
+def test_a_link_that_is_none_is_refused(arguments: list[str], expected: str):
+    with pytest.raises(InputError, match=expected):
+        why.main(arguments)
+
+
 def test_a_link_that_is_twice_as_fast_is_the_what_if_of_a_throttled_one():
     cause = Cause(kind="edge", where="edge 0->1", place=2, seconds=9.0)
     twice = (WhatIf(change=TWICE, samples_per_s=18.0), WhatIf(change="activations sent as bf16", samples_per_s=1.0))

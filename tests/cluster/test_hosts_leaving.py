@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import psutil
@@ -32,14 +33,16 @@ with hosts([HostSettings(cpus=None, link=link), HostSettings(cpus=None)]) as fle
 """
 
 
-def seen() -> set[str]:
-    """Every namespace in which a process of this machine lives, every interface and every named namespace."""
+def seen(begun_s: float) -> set[str]:
+    """Every namespace in which a process of this machine lives that had begun by then, every interface and every named
+    namespace. (A namespace's number is used again by the next one, of whoever makes hosts meanwhile.)"""
     found: set[str] = set()
-    for pid in psutil.pids():
+    for process in psutil.process_iter():
         for kind in ("net", "mnt", "pid", "uts"):
             try:
-                found.add(str(Path(f"/proc/{pid}/ns/{kind}").readlink()))
-            except OSError:
+                if process.create_time() <= begun_s:
+                    found.add(str(Path(f"/proc/{process.pid}/ns/{kind}").readlink()))
+            except (OSError, psutil.Error):
                 continue
     for listing in (["ip", "-j", "link"], ["ip", "-j", "netns"]):
         out = subprocess.run(listing, capture_output=True, text=True, check=True).stdout
@@ -63,6 +66,8 @@ def test_after_the_context_nothing_is_left(error: type[BaseException] | None):
             assert process.stdout.readline() == "in\n"
             inside = fleet.processes(1)[0]
             own.update(str(Path(f"/proc/{inside}/ns/{kind}").readlink()) for kind in ("net", "mnt", "pid", "uts"))
+            assert own <= seen(time.time())
+            begun_s.append(time.time())
             children.extend(child for child in psutil.Process().children(recursive=True) if child not in before)
             assert folders(os.getpid())
             if error is not None:
@@ -70,13 +75,14 @@ def test_after_the_context_nothing_is_left(error: type[BaseException] | None):
         process.communicate()
 
     children: list[psutil.Process] = []
+    begun_s: list[float] = []
     if error is None:
         use()
     else:
         with pytest.raises(error):
             use()
     assert len(own) == 4
-    assert not own & seen()
+    assert not own & seen(begun_s[0])
     assert len(children) > 5  # keepers, the forwarder, the command, and what they run under
     assert [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
     assert folders(os.getpid()) == []
@@ -91,13 +97,14 @@ def test_after_the_owners_death_nothing_runs(number: signal.Signals, tmp_path: P
     ) as owner:
         assert owner.stdout is not None
         own = set(owner.stdout.readline().split())
+        begun_s = time.time()
         children = psutil.Process(owner.pid).children(recursive=True)
         owner.send_signal(number)
         owner.wait()
     assert len(own) == 3
     _, alive = psutil.wait_procs(children, timeout=60)
     assert alive == []
-    assert not own & seen()
+    assert not own & seen(begun_s)
     # Its folder is all that there is for `clean`.
     left = [f"folder {folder}" for folder in folders(owner.pid)]
     assert len(left) == 1

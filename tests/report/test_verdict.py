@@ -117,6 +117,35 @@ def test_calls_that_wait_behind_the_data_belong_to_the_edge():
     assert verdict.replayed_s - first.seconds == pytest.approx(0.1 * COUNT, rel=0.15)
 
 
+def test_large_parcels_on_a_slow_edge_are_no_stops():
+    """A parcel takes as long on its way as it has microbatches; the last one of a pass has few."""
+    stream, parcels = microbatches(110), []
+    while stream:
+        size = (16, 4, 2)[len(parcels) % 3]
+        parcels.append(Parcel(tuple(stream[:size])))
+        stream = stream[size:]
+
+    def call(place: int, size: int) -> Call:
+        slow_s = 0.13 * size if place == 2 else 0.002
+        return replace(CALL if place else DATA, compute_s=0.01 * size, fetch_s=slow_s if place else 0.0)
+
+    calls = {(place, each.number): call(place, len(each.items)) for place in range(3) for each in parcels}
+    found = Recording(
+        parcels=tuple(parcels),
+        calls=calls,
+        stages=(0, 1),
+        nodes=("a", "a", "b"),
+        measured_s=20.0,
+        limits=(Limit(count=4, num_bytes=10**9),) * 2,
+        num_feeders=1,
+        driver_s=0.001,
+        num_samples=1100,
+    )
+    first, *others = judge(found, codec="fp32").causes
+    assert (first.kind, first.place) == ("edge", 2)
+    assert [cause for cause in others if cause.kind == "stopped worker"] == []
+
+
 def test_twice_the_link_and_half_the_bytes():
     found = recorded(lambda place, n: replace(even(place, n), fetch_s=2.0) if place == 3 else even(place, n))
     changes = {each.change: each.samples_per_s for each in judge(found, codec="fp32").what_ifs}

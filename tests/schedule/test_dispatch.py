@@ -79,10 +79,12 @@ def test_one_credit_takes_turns():
 def test_one_microbatch_always_passes_and_bytes_bound_the_rest():
     credits = Credits(Limit(count=4, num_bytes=100))
     assert credits.has_room(1000)
-    credits.take(60)
+    credits.take(60, 3)
+    assert (credits.count, credits.num_microbatches) == (1, 3)
     assert credits.has_room(40)
     assert not credits.has_room(41)
-    credits.give_back(60)
+    credits.give_back(60, 3)
+    assert (credits.count, credits.num_microbatches) == (0, 0)
     assert credits.has_room(1000)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from microbatches import microbatches
@@ -56,6 +57,20 @@ def test_there_is_room_for_as_many_parcels_as_may_be_in_flight():
     assert counted(parcel_size(config, [(1_000, wide), (100, wide)])) == LARGEST
     assert counted(parcel_size(config, [(1_000, wide), (500, narrow)])) == 5
     assert counted(parcel_size(config, [(1_000_000, narrow)])) == 1
+    ready = replace(narrow, count=64)  # of many data workers
+    assert counted(parcel_size(config, [(500, ready)])) == 5
+
+
+def test_room_is_for_what_crosses():
+    narrow = Limit(count=4, num_bytes=100_000)
+    pieces = make_config({"data": {"batch_size": 1000, "microbatch_size": 10}})
+    assert counted(parcel_size(pieces, [(500, narrow)])) == 5
+    evaluated = make_config({"data": {"batch_size": 10, "eval_batch_size": 25}})
+    assert counted(parcel_size(evaluated, [(500, narrow)])) == 2
+
+
+def test_none_is_dropped_with_others():
+    assert counted(parcel_size(make_config({"regime": {"name": "asynchronous"}}), ())) == 1
 
 
 def counted(size: ParcelSize) -> int:
