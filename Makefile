@@ -4,8 +4,6 @@ PYTHON ?= python3
 BIN := .venv/bin
 # torch first and by itself: a range that another package names would otherwise pull the CUDA build.
 TORCH := torch==2.13.0
-# Much of what tests do is waiting, for Ray and for what they broke; a file's tests stay together, since some share a Ray.
-TOGETHER := -n 2 --dist loadfile
 
 .PHONY: setup demo test test-all lint clean
 
@@ -28,11 +26,11 @@ lint: setup
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest $(TOGETHER)
+	$(BIN)/pytest
 
 # What takes minutes and differs from a quick case in regime or size alone, too.
 test-all: lint
-	$(BIN)/pytest $(TOGETHER) -m ""
+	$(BIN)/pytest -m ""
 
 clean:
 	rm -rf .venv

@@ -67,7 +67,8 @@ def parcel_size(config: Config, edges: Sequence[tuple[int, Limit]]) -> ParcelSiz
     channel = config.channel
     if channel.microbatches_per_call != "auto":
         return ParcelSize(channel.microbatches_per_call)
-    largest = LARGEST
+    # Checkpoints lie between parcels.
+    largest = min(LARGEST, config.checkpoint.every_microbatches or LARGEST)
     num_samples = max(config.data.train_microbatch, config.data.eval_microbatch)
     for sample_bytes, limit in edges:
         count = min(limit.count, channel.max_in_flight)  # several data workers keep more ready

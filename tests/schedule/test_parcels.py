@@ -69,6 +69,10 @@ def test_room_is_for_what_crosses():
     assert counted(parcel_size(evaluated, [(500, narrow)])) == 2
 
 
+def test_checkpoints_come_as_often_as_they_are_asked_for():
+    assert counted(parcel_size(make_config({"checkpoint": {"every_microbatches": 3}}), ())) == 3
+
+
 def test_none_is_dropped_with_others():
     assert counted(parcel_size(make_config({"regime": {"name": "asynchronous"}}), ())) == 1
 
