@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distblock.bench.on_hosts import CHECKOUT, LIMIT_S, check_hosts, line_rate
+from distblock.bench.on_hosts import CHECKOUT, LIMIT_S, bits_per_s, check_hosts, line_rate
 from distblock.bench.rivals.launch import Start
-from distblock.bench.scaling import bits_per_s
 from distblock.bench.standings import Round, our_name
 from distblock.bench.workers import Rates, Settings, measure_apart
 from distblock.errors import InputError, RunFailedError

@@ -6,6 +6,8 @@ The hosts come from ``cluster.hosts``, which a checkout has and the package does
 from __future__ import annotations
 
 import json
+import math
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,6 +28,8 @@ CHECKOUT = Path(__file__).parents[2]
 
 LIMIT_S = 600.0
 """Seconds after which a training on hosts is given up."""
+
+_UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 
 # The first half second does not count: what the token bucket lets through at once, and TCP's start.
 _RECEIVE = """
@@ -62,6 +66,20 @@ class Ran:
 
     summary: dict[str, Any]
     line_rate_bytes_per_s: float | None
+
+
+def bits_per_s(rate: str, option: str = "--rates") -> float:
+    """Of a rate as tc writes it; ``option`` is where it was given.
+
+    Raises:
+        InputError: it is of another form.
+    """
+    if rate == "none":
+        return math.inf
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg]?)bit", rate)
+    if match is None:
+        raise InputError(f"{option}: expected rates such as 100mbit or 1gbit, or none, got {rate}")
+    return float(match[1]) * _UNITS[match[2]]
 
 
 def check_hosts() -> None:

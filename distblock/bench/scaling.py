@@ -9,7 +9,6 @@ stages everywhere, and every host has just so many CPUs that the placement group
 from __future__ import annotations
 
 import math
-import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,15 +18,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from distblock.bench.on_hosts import check_hosts, cut_images, train_on_hosts
+from distblock.bench.on_hosts import bits_per_s, check_hosts, cut_images, train_on_hosts
 from distblock.bench.outcome import Outcome, Outputs, conclude, keep_line, read_options
 from distblock.bench.pictures import Bars
 from distblock.errors import InputError
 
 FORWARDER_BITS_PER_S = 420e6
 """What a link with a delay carries at most: its forwarder is a Python process."""
-
-UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,20 +178,6 @@ def make_cells(options: Options) -> list[Cell]:
         else:
             cells += [Cell(hosts=number, rate=None if rate == "none" else rate, delay_ms=ms) for rate, ms in links]
     return cells
-
-
-def bits_per_s(rate: str, option: str = "--rates") -> float:
-    """Of a rate as tc writes it; ``option`` is where it was given.
-
-    Raises:
-        InputError: it is of another form.
-    """
-    if rate == "none":
-        return math.inf
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg]?)bit", rate)
-    if match is None:
-        raise InputError(f"{option}: expected rates such as 100mbit or 1gbit, or none, got {rate}")
-    return float(match[1]) * UNITS[match[2]]
 
 
 def make_figures(summary: dict[str, Any], cell: Cell, *, batch_size: int, line_rate: float | None) -> Figures:

@@ -30,10 +30,9 @@ import ray
 from rich.console import Console
 from rich.table import Table
 
-from distblock.bench.on_hosts import check_hosts, train_on_hosts
+from distblock.bench.on_hosts import bits_per_s, check_hosts, train_on_hosts
 from distblock.bench.outcome import Outcome, Outputs, conclude, read_options
 from distblock.bench.pictures import Bars
-from distblock.bench.scaling import bits_per_s
 from distblock.bench.workers import training_items
 from distblock.config import make_config
 from distblock.errors import InputError, RunFailedError
@@ -214,9 +213,7 @@ def main(arguments: Sequence[str]) -> None:
 def _round(options: Options) -> list[Trial]:
     without_s = measure(options, None).measured_s
     trials = [
-        Trial(planted=planted, verdict=measure(options, planted), without_s=without_s)
-        for planted in options.causes
-        if planted != "edge"
+        Trial(planted=planted, verdict=measure(options, planted), without_s=without_s) for planted in options.causes
     ]
     if options.hosts:
         twice = f"{2 * bits_per_s(options.rate, '--rate'):.0f}bit"

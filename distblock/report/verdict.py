@@ -219,9 +219,9 @@ class _Judge:
             each_s.setdefault(parcel.purpose, []).append(call.compute_s / len(parcel.items))
         moved_s = {
             name: statistics.median(getattr(call, name) / len(parcel.items) for parcel, call in calls)
-            for name in ("fetch_s", "store_s")
+            for name in _MOVED
         }
-        called_s = {name: statistics.median(getattr(call, name) for _, call in calls) for name in ("send_s", "reply_s")}
+        called_s = {name: statistics.median(getattr(call, name) for _, call in calls) for name in _CALLED}
         return {
             parcel.number: Call(
                 compute_s=statistics.median(each_s[parcel.purpose]) * len(parcel.items),
@@ -263,7 +263,7 @@ class _Judge:
         quick = {
             (place, name): _tenth([getattr(call, name) for (at, _), call in self._calls.items() if at == place])
             for place in (0, *self._places)
-            for name in ("send_s", "reply_s")
+            for name in _CALLED
         }
 
         def change(place: int, call: Call) -> Call:
@@ -329,11 +329,12 @@ class _Judge:
         return calls, num_workers
 
 
-_BUT_COMPUTING = ("send_s", "fetch_s", "store_s", "reply_s")
+_CALLED, _MOVED = ("send_s", "reply_s"), ("fetch_s", "store_s")
+"""Of a call, whatever it carries; and of what it carries."""
 
 
 def _sum(call: Call) -> float:
-    return call.compute_s + sum(getattr(call, name) for name in _BUT_COMPUTING)
+    return call.compute_s + sum(getattr(call, name) for name in (*_CALLED, *_MOVED))
 
 
 def _shares(stage_s: Sequence[float], num_workers: int) -> list[float]:

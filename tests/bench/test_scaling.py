@@ -16,8 +16,8 @@ import pytest
 from rich.console import Console
 
 from cluster.hosts import missing
-from distblock.bench.on_hosts import cut_images
-from distblock.bench.scaling import Cell, Figures, Options, bits_per_s, make_cells, make_figures, make_table
+from distblock.bench.on_hosts import bits_per_s, cut_images
+from distblock.bench.scaling import Cell, Figures, Options, make_cells, make_figures, make_table
 from distblock.errors import InputError
 
 
