@@ -6,7 +6,6 @@ Hosts are network namespaces with a Ray node each. The oracle is the plain loop.
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -60,20 +59,23 @@ def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Hosts]:
 
 
 def train_and(hurt: Callable[[], None], mend: Callable[[], None] | None, fleet: Hosts, folder: Path, regime: str):
-    """Train, hurt the cluster in the fourth epoch, mend it once the run says that it waits; summary and log."""
+    """Train, hurt the cluster once there is a checkpoint, mend it once the run says that it waits; summary and log."""
     flags = [part for key, value in REGIMES[regime].items() for part in (f"--regime.{key}", str(value))]
     command = [*(sys.executable, "-m", "distblock", "train", "--address", fleet.address, "--run-dir", "run")]
     command += [*("--data.batch-size", "96", "--checkpoint.every-microbatches", "20"), *flags]
     command += ["--resources.strategy", "SPREAD"]
     process = fleet.popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    log, steps = "", [(r"epoch +4/", hurt), (r"waiting for", mend)]
+    checkpoints = folder / "run" / "checkpoints"
+    log, is_hurt = "", False
     for line in process.stderr:
         log += line
-        if steps and re.search(steps[0][0], line):
-            _, step = steps.pop(0)
-            if step is not None:
-                step()
+        if not is_hurt and any(checkpoints.glob("*/manifest.json")):
+            is_hurt = True
+            hurt()
+        if mend is not None and "waiting for" in line:
+            mend()
+            mend = None
     assert process.wait(timeout=120) == 0, log
     return json.loads((folder / "run" / "summary.json").read_text()), log
 
