@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -78,10 +78,10 @@ def resume(arguments: Sequence[str]) -> None:
 def _train(config: Config) -> None:
     _show_token(config.address)
     from distblock.report.tables import edges_table, hops_table, size, stages_table
-    from distblock.trainer import BlockTrainer
+    from distblock.training import Training
 
-    result = BlockTrainer(config).fit()
-    summary: dict[str, Any] = result.metrics or {}
+    trained = Training(config).run()
+    summary = trained.summary
     console = for_tables()
     console.print(stages_table(summary))
     if summary["edges"]:
@@ -95,7 +95,7 @@ def _train(config: Config) -> None:
         console.print(f"add nothing on validation, left out by export: stages {summary['droppable_stages']}")
     console.print(
         f"best stage on validation: {summary['best_stage']}   its test accuracy: {summary['test_accuracy']:.2%}   "
-        f"{summary['wall_s']:.1f} s, {summary['samples_per_s']:.0f} samples/s   run: {result.path}",
+        f"{summary['wall_s']:.1f} s, {summary['samples_per_s']:.0f} samples/s   run: {trained.directory.root}",
         soft_wrap=True,
     )
 

@@ -19,7 +19,7 @@ from distblock.flags import merge, read_settings, take_options, whole_number
 from distblock.planning.layout import Plan
 from distblock.plans import candidates
 from distblock.runtime.search import Range, Report, Trial, search
-from distblock.trainer import BlockTrainer
+from distblock.training import Training
 
 HELP = """usage: distblock tune --search KEY=RANGE [--search KEY=RANGE ...] [--trials N] [--grace N] [--folder DIR]
                       [--config FILE.yaml] [--KEY VALUE ...]
@@ -93,7 +93,7 @@ def run_trial(
     laid = lay(values, chosen)
     with Path(f"{folder}/{name}.log").open("w") as log:
         trial = {**laid, "run_dir": f"{folder}/{name}"}
-        BlockTrainer(trial, console=Console(file=log), on_evaluation=evaluated).fit()
+        Training(make_config(trial), console=Console(file=log), on_evaluation=evaluated).run()
 
 
 def lay(values: dict[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from distblock.bench.outcome import Outcome, Outputs, conclude, keep_line, read_options
 from distblock.bench.pictures import Bars
-from distblock.config import DataConfig
+from distblock.config import DataConfig, make_config
 from distblock.data.opening import open_classes, open_data
 from distblock.errors import InputError
 from distblock.evaluation import in_one_piece
@@ -31,7 +31,7 @@ from distblock.inference.early_exit import microbatches
 from distblock.inference.exits import load_exits
 from distblock.runs import RunDirectory
 from distblock.statistics import interval
-from distblock.trainer import BlockTrainer
+from distblock.training import Training
 
 METHODS: Mapping[str, dict[str, Any]] = {
     "tau 1": {"objective": {"tau": 1.0}},
@@ -206,7 +206,7 @@ def _settings(options: Options, method: str, seed: int, data: Mapping[str, Any],
 
 
 def _train(settings: Mapping[str, Any], to: str) -> RunDirectory:
-    BlockTrainer({**settings, "run_dir": to}, console=Console(quiet=True)).fit()
+    Training(make_config({**settings, "run_dir": to}), console=Console(quiet=True)).run()
     return RunDirectory.at(to)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from distblock.config import ModelConfig
 from distblock.errors import InputError
@@ -140,8 +140,8 @@ def _smallest_largest(sums: Sequence[int], num_parts: int) -> list[list[float]]:
 def count_costs(blocks: Sequence[Block], example: Features) -> list[int]:
     """What each block's forward pass on an example costs, in floating-point operations, at least 1 each.
 
-    Counted, not timed, so the same on every machine: torch's FlopCounterMode counts what convolutions and products of
-    matrices compute; to that comes what every operation writes (`OPERATIONS_PER_ELEMENT`).
+    Counted, not timed, so the same on every machine: by torch's own formulas what convolutions and products of matrices
+    compute; to that comes what every operation writes (`OPERATIONS_PER_ELEMENT`).
 
     Args:
         blocks: in forward order, on the CPU.
@@ -151,23 +151,37 @@ def count_costs(blocks: Sequence[Block], example: Features) -> list[int]:
     features = example
     with trial(blocks):
         for block in blocks:
-            with FlopCounterMode(display=False) as flops, _ElementCounter() as written:
+            with _Counter() as counter:
                 features, _ = block.run(features)
-            costs.append(max(1, flops.get_total_flops() + OPERATIONS_PER_ELEMENT * written.count))
+            costs.append(max(1, counter.operations + OPERATIONS_PER_ELEMENT * counter.elements))
     return costs
 
 
-class _ElementCounter(TorchDispatchMode):
-    """Counts elements of the tensors that operations make; views make none."""
+class _Counter(TorchDispatchMode):
+    """Counts floating-point operations, and elements of the tensors that are made; views make none.
+
+    torch's FlopCounterMode would import torch's compiler with the first operation that it sees: two seconds of every
+    run's start.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.count = 0
+        self.operations = 0
+        self.elements = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing here is compiled, and the compiler need not be told so."""
+        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        made = func(*args, **kwargs)
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            self.operations += formula(*args, **kwargs, out_val=made)
         if not func.is_view:
-            self.count += sum(leaf.numel() for leaf in tree_leaves(made) if isinstance(leaf, Tensor))
+            self.elements += sum(leaf.numel() for leaf in tree_leaves(made) if isinstance(leaf, Tensor))
         return made
 
 

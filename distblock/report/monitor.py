@@ -27,6 +27,7 @@ from distblock.schedule.stopping import Patience
 from distblock.schedule.stream import StreamPlan
 
 OnEvaluation = Callable[[int, float], None]
+OnFigures = Callable[[Mapping[str, float]], None]
 """Called with a stage and its validation accuracy."""
 
 
@@ -82,7 +83,7 @@ class Monitor:
         patience: Patience,
         console: Console,
         on_evaluation: OnEvaluation | None = None,
-        on_figures: Sequence[Callable[[Mapping[str, float]], None]] = (),
+        on_figures: Sequence[OnFigures] = (),
         keep_standing: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
         self._on_evaluation = on_evaluation
