@@ -181,6 +181,15 @@ def test_the_run_directory(trained: tuple[Command, subprocess.CompletedProcess[s
     ]
 
 
+def test_a_run_imports_nothing_that_takes_seconds_and_is_not_needed(tmp_path: Path):
+    train = ["train", "--executor", "local", "--regime.epochs", "1", "--run-dir", str(tmp_path / "run")]
+    command = [sys.executable, "-X", "importtime", "-m", "distblock", *train]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    imported = set(re.findall(r"^import time:.*\| +(\S+)$", run.stderr, re.MULTILINE))
+    assert {"torch", "ray"} <= imported
+    assert not {"torch._dynamo", "sklearn.datasets", "ray.train", "torchvision", "sympy"} & imported
+
+
 def test_evaluate_gives_the_same_accuracy(trained: tuple[Command, subprocess.CompletedProcess[str]]):
     command, _ = trained
     summary = json.loads((command.folder / "run" / "summary.json").read_text())
