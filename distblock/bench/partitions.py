@@ -127,7 +127,11 @@ def finalists(heats: Sequence[Speeds], seeded: Sequence[Cuts]) -> list[Cuts]:
 
 def _round(options: Options, model: str, partitions: Sequence[Cuts], name: str) -> Speeds:
     order = random.Random(name).sample(partitions, len(partitions))
-    speeds = {cuts: measure_workers(_settings(options, model, cuts=cuts)).pipeline for cuts in order}
+    speeds: dict[Cuts, float] = {}
+    for number, cuts in enumerate(order, start=1):
+        speeds[cuts] = measure_workers(_settings(options, model, cuts=cuts)).pipeline
+        done = f"{number}/{len(order)}"
+        print(f"{model}, {name}, {done}: cut at {_name(cuts)} {speeds[cuts]:.1f} samples/s", file=sys.stderr)
     named = {_name(cuts): round(speeds[cuts], 1) for cuts in partitions}
     print(f"{model}, {name}: {named}", file=sys.stderr)
     keep_line(options.log, {"model": model, "round": name, "samples_per_s": named})
