@@ -63,7 +63,7 @@ def test_all_that_go_back_to_a_checkpoint_have_remembered_alike(tmp_path: Path, 
     def job_with_faults(*arguments: Any, **keywords: Any) -> driver.Job:
         return replace(make_job(*arguments, **keywords), faults=faults)
 
-    monkeypatch.setattr("distblock.trainer.make_job", job_with_faults)
+    monkeypatch.setattr("distblock.training.make_job", job_with_faults)
     recovery = {**FEW["recovery"], "scope": "run"}
     config = values("diff4", recovery=recovery, checkpoint={"every_microbatches": 3}, run_dir=str(tmp_path / "run"))
     summary = BlockTrainer(config).fit().metrics

@@ -122,7 +122,7 @@ def test_everything_back_to_the_last_checkpoint(regime: str, tmp_path: Path, mon
     def job_with_faults(*arguments: Any, **keywords: Any) -> driver.Job:
         return replace(make_job(*arguments, **keywords), faults=faults)
 
-    monkeypatch.setattr("distblock.trainer.make_job", job_with_faults)
+    monkeypatch.setattr("distblock.training.make_job", job_with_faults)
     config = values(regime, checkpoint={"every_microbatches": 3}, run_dir=str(tmp_path / "run"))
     config["recovery"] = {**config["recovery"], "scope": "run"}
     summary = BlockTrainer(config).fit().metrics
