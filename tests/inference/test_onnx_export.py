@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from further import further
 
 from distblock import BlockTrainer
 from distblock.errors import InputError
@@ -48,11 +49,10 @@ def test_the_small_network(tmp_path: Path):
     assert export_onnx(run, to=tmp_path / "first.onnx", stage=0) == ["logits"]
 
 
-def test_a_cifar_resnet_and_torchvisions(tmp_path: Path, small_cifar10: Path):
+@pytest.mark.parametrize("model", [{"name": "resnet20"}, further({"name": "torchvision/resnet18", "stages": 2})])
+def test_networks_for_cifar(tmp_path: Path, small_cifar10: Path, model: dict[str, Any]):
     data = {"name": "parquet", "path": str(small_cifar10), "fraction": 0.3}
-    check(trained(tmp_path / "cifar", data=data, model={"name": "resnet20"}), tmp_path / "cifar.onnx", count=100)
-    model = {"name": "torchvision/resnet18", "stages": 2}
-    check(trained(tmp_path / "vision", data=data, model=model), tmp_path / "vision.onnx", count=20)
+    check(trained(tmp_path / "run", data=data, model=model), tmp_path / "model.onnx", count=20)
 
 
 def test_the_documentations_own_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -61,7 +61,7 @@ def values(regime: str, **changes: Any) -> dict[str, Any]:
     ("regime", "worker", "turn", "moment"),
     [
         ("parallel", 0, 5, "before"),
-        ("wavefront-cache", 1, 9, "computed"),
+        further("wavefront-cache", 1, 9, "computed"),
         further("two-workers", 1, 12, "before"),
     ],
 )

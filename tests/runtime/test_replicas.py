@@ -44,7 +44,7 @@ def values(name: str, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("shared_ray")
-@pytest.mark.parametrize("name", ["microbatches", "wavefront", further("three"), further("end-to-end")])
+@pytest.mark.parametrize("name", ["microbatches", further("wavefront"), further("three"), further("end-to-end")])
 def test_replicas_come_to_the_weights_of_a_loop_over_their_shares(name: str):
     check(values(name))
 

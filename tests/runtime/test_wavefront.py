@@ -50,6 +50,7 @@ def test_digits(tmp_path: Path, laps: int, inputs: str):
     assert (alone["laps"], alone["num_stages"]) == (laps, 3)
 
 
+@pytest.mark.further
 def test_digits_with_everything_on(tmp_path: Path):
     config = {
         "data": {"batch_size": 96, "microbatch_size": 32, "eval_batch_size": 50, "augment": AUGMENT, "fraction": 0.5},
