@@ -1,6 +1,6 @@
 """BlockTrainer: a training run behind Ray Train's types, so that whoever knows Ray Train is at home.
 
-They take seconds to import, so nothing else knows them.
+They take seconds to import: whoever trains by the command line does without.
 """
 
 from __future__ import annotations

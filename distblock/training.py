@@ -60,9 +60,10 @@ class Training:
 
     Attributes:
         config: the settings; once it trains, with what was settled.
+        directory: where it is written.
 
     Raises:
-        InputError: a setting does not fit the others.
+        InputError: the settings name a place that cannot be reached.
     """
 
     def __init__(

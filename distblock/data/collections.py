@@ -47,9 +47,10 @@ def open_sources(config: DataConfig, dataset: Callable[..., Any] | None) -> Sour
 def _digits() -> Source:
     # sklearn.datasets takes two seconds to import, in every process that opens the data: its file will do.
     package = find_spec("sklearn")
-    assert package is not None, "scikit-learn is among the project's needs"
-    assert package.origin is not None
-    rows = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    path = Path(package.origin if package and package.origin else "").parent / "datasets" / "data" / "digits.csv.gz"
+    if not path.exists():
+        raise DataError(f"data.name: digits are a file of scikit-learn, and there is no {path}; install scikit-learn")
+    rows = np.loadtxt(path, delimiter=",")
     # Grey values 0..16 to 0..255, as images are elsewhere.
     images = np.rint(rows[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
     labels = rows[:, -1].astype(np.int64)

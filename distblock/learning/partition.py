@@ -176,8 +176,14 @@ class _Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        made = func(*args, **kwargs)
         formula = flop_registry.get(func.overloadpacket)
+        if formula is None:
+            # In inference mode what is made of others, such as a linear layer, arrives as one.
+            with self:
+                made = func.decompose(*args, **kwargs)
+            if made is not NotImplemented:
+                return made
+        made = func(*args, **kwargs)
         if formula is not None:
             self.operations += formula(*args, **kwargs, out_val=made)
         if not func.is_view:

@@ -27,8 +27,10 @@ from distblock.schedule.stopping import Patience
 from distblock.schedule.stream import StreamPlan
 
 OnEvaluation = Callable[[int, float], None]
-OnFigures = Callable[[Mapping[str, float]], None]
 """Called with a stage and its validation accuracy."""
+
+OnFigures = Callable[[Mapping[str, float]], None]
+"""Called with a stage's figures."""
 
 
 @dataclass(frozen=True, kw_only=True)

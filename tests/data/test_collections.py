@@ -12,25 +12,12 @@ import pytest
 import torch
 from PIL import Image
 from samples import bytes_of, numbered_image, open_named, whole_part
-from sklearn.datasets import load_digits
 
 from distblock.config import DataConfig
 from distblock.data.opening import open_data
 from distblock.errors import DataError, InputError
 
 RNG = np.random.default_rng(0)
-
-
-def test_digits_are_those_of_scikit_learn():
-    bunch: Any = load_digits()
-    data = open_data(DataConfig(name="digits"), seed=0)
-    parts = [whole_part(data, part) for part in ("train", "validation", "test")]
-    images = np.concatenate([bytes_of(images, data)[:, 0] for images, _ in parts])
-    labels = np.concatenate([labels for _, labels in parts])
-    expected = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
-    assert sorted(zip(images.tolist(), labels.tolist(), strict=True)) == sorted(
-        zip(expected.tolist(), bunch.target.tolist(), strict=True)
-    )
 
 
 def write_folder(root: Path, classes: dict[str, list[int]]) -> None:

@@ -25,10 +25,11 @@ def test_digits_are_divided_into_three_parts_without_overlap():
     assert [len(labels) for _, labels in parts] == [1294, 144, 359]
     images = np.concatenate([images for images, _ in parts])
     assert images.shape == (1797, 1, 8, 8)
-    # Oracle: scikit-learn's own array. Together the parts are all of it, each image once.
+    labels = np.concatenate([labels for _, labels in parts])
+    # Oracle: scikit-learn's own arrays. Together the parts are all of them, each image once, with its label.
     digits: Any = load_digits()
-    together = bytes_of(images, data).reshape(1797, 64)
-    expected = np.rint(digits.data * (255 / 16)).astype(np.int64)
+    together = np.column_stack([bytes_of(images, data).reshape(1797, 64), labels])
+    expected = np.column_stack([np.rint(digits.data * (255 / 16)), digits.target]).astype(np.int64)
     assert sorted(map(tuple, together)) == sorted(map(tuple, expected))
 
 

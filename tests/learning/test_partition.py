@@ -88,6 +88,17 @@ def test_costs_by_hand():
     assert count_costs(blocks, torch.zeros(2, 3, 8, 8)) == expected
 
 
+class Frozen(nn.Linear):
+    @torch.inference_mode()
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input)
+
+
+def test_costs_in_inference_mode_are_the_same():
+    example = torch.zeros(2, 80)
+    assert count_costs(blocks_of(Frozen(80, 7)), example) == count_costs(blocks_of(nn.Linear(80, 7)), example)
+
+
 def test_a_trial_returns_each_output_and_leaves_no_trace():
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
     module[1].train()

@@ -6,6 +6,7 @@ Hosts are network namespaces with a Ray node each. The oracle is the plain loop.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -73,10 +74,11 @@ def train_and(hurt: Callable[[], None], mend: Callable[[], None] | None, fleet: 
         if not is_hurt and any(checkpoints.glob("*/manifest.json")):
             is_hurt = True
             hurt()
-        if mend is not None and "waiting for" in line:
+        elif is_hurt and mend is not None and re.search("waiting for .* bundles", line):
             mend()
             mend = None
     assert process.wait(timeout=120) == 0, log
+    assert is_hurt, log
     return json.loads((folder / "run" / "summary.json").read_text()), log
 
 
