@@ -134,7 +134,9 @@ def test_nothing_is_written_after_its_end(tmp_path: Path, monkeypatch: pytest.Mo
         written.append("ended")
 
     monkeypatch.setattr(checkpoints, "write_bundle", slow)
-    cut_short(settings("parallel", run_dir=str(tmp_path / "run")), evaluations=5)
+    # A microbatch a call: the first checkpoint comes soon.
+    config = settings("parallel", channel={"microbatches_per_call": 1}, run_dir=str(tmp_path / "run"))
+    cut_short(config, evaluations=8)
     assert written
     assert written[-1] == "ended"
 
