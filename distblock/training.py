@@ -89,11 +89,7 @@ class Training:
         """Train, evaluate, write the run directory.
 
         Raises:
-            InputError: something that was given cannot be used; nothing was started.
-            StageError: a stage failed; the logs so far are in the run directory.
-            WorkerLostError: a worker's process ended, more often than the run is to survive; likewise.
-            PreemptedError: the run was told to end (SIGTERM); it can be resumed.
-            StorageError: results could not be written.
+            DistblockError: of the kinds that `distblock.trainer.BlockTrainer.fit` names.
         """
         directory = self.directory
         with ExitStack() as stack:

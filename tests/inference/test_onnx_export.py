@@ -49,10 +49,13 @@ def test_the_small_network(tmp_path: Path):
     assert export_onnx(run, to=tmp_path / "first.onnx", stage=0) == ["logits"]
 
 
-@pytest.mark.parametrize("model", [{"name": "resnet20"}, further({"name": "torchvision/resnet18", "stages": 2})])
-def test_networks_for_cifar(tmp_path: Path, small_cifar10: Path, model: dict[str, Any]):
+@pytest.mark.parametrize(
+    ("model", "count"),
+    [({"name": "resnet20"}, 100), further({"name": "torchvision/resnet18", "stages": 2}, 20)],
+)
+def test_networks_for_cifar(tmp_path: Path, small_cifar10: Path, model: dict[str, Any], count: int):
     data = {"name": "parquet", "path": str(small_cifar10), "fraction": 0.3}
-    check(trained(tmp_path / "run", data=data, model=model), tmp_path / "model.onnx", count=20)
+    check(trained(tmp_path / "run", data=data, model=model), tmp_path / "model.onnx", count=count)
 
 
 def test_the_documentations_own_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
