@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import ray
+
+from distblock.runtime.cluster import embed
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +34,6 @@ def small_cifar10(cifar10: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="session")
 def shared_ray() -> Iterator[None]:
     """One Ray for many runs: starting an embedded one takes longer than most of them."""
-    ray.init(address="local", num_cpus=16, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    embed(num_cpus=16)
     yield
     ray.shutdown()

@@ -34,7 +34,8 @@ def start_node(popen: Popen, arguments: Sequence[str], environment: dict[str, st
     """
     command = [RAY, "start", *arguments, "--disable-usage-stats", "--block"]
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return popen(command, env=environment, text=True, **streams)
+    # Ray would start a process for each CPU ahead; stage workers have an environment of their own, and never take one.
+    return popen(command, env={"RAY_prestart_worker_first_driver": "0", **environment}, text=True, **streams)
 
 
 def wait_until_ready(process: subprocess.Popen[str]) -> None:

@@ -108,16 +108,26 @@ def _connect(config: Config, needed: Sequence[Resources]) -> None:
     # A failed call has two results, of which the report's alone is read: Ray would log the other's error on exit.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     if config.address is None:
-        resources = _embedded(needed)
-        ray.init(
-            address="local",
-            num_cpus=math.ceil(resources["CPU"]),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-        return
-    join(config.address)
+        embed(num_cpus=math.ceil(_embedded(needed)["CPU"]))
+    else:
+        join(config.address)
+
+
+def embed(num_cpus: int | None = None) -> None:
+    """Start a Ray of this process's own, which ends with it.
+
+    Args:
+        num_cpus: shares of a core that it hands out; None: as many as there are cores.
+    """
+    # Processes that Ray starts ahead have another environment than a worker's, which starts one of its own.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+    ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
 
 
 def join(address: str) -> None:

@@ -5,7 +5,6 @@ Source: Li et al. 2020, "A system for massively parallel hyperparameter tuning",
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import BasicVariantGenerator
 
-from distblock.runtime.cluster import join, sigterm_kept
+from distblock.runtime.cluster import embed, join, sigterm_kept
 
 METRIC = "val_accuracy"
 """What trials report, and what is searched for."""
@@ -120,7 +119,7 @@ def _connect(address: str | None) -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     if address is None:
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        embed()
     else:
         join(address)
 
