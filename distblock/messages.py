@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from distblock.pickling import quickly_pickled
+
 Part = Literal["train", "validation", "test"]
 """A part of the data set."""
 
@@ -36,6 +38,7 @@ FailureKind = Literal[
 """What a run survives."""
 
 
+@quickly_pickled
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
     """One microbatch's place in the stream that every stage sees in the same order.
@@ -137,6 +140,7 @@ class Parcel:
         return f"{self.items[0]}{more}"
 
 
+@quickly_pickled
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageReport:
     """What one stage measured on one microbatch. Sums, so that adding reports is exact.
@@ -166,6 +170,7 @@ class StageReport:
     updates: int = 0
 
 
+@quickly_pickled
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Departure:
     """The sender's side of a hop.
@@ -185,6 +190,7 @@ class Departure:
     put_s: float
 
 
+@quickly_pickled
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arrival:
     """The receiver's side of a hop.
@@ -203,6 +209,7 @@ class Arrival:
     exposed_s: float
 
 
+@quickly_pickled
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Passage:
     """When a microbatch was where, at one worker: seconds since the epoch, by that worker's wall clock.
@@ -250,6 +257,7 @@ class Handling:
     handled_s: float
 
 
+@quickly_pickled
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataReport:
     """What a data worker tells about one microbatch.
@@ -267,6 +275,7 @@ class DataReport:
     passage: Passage | None
 
 
+@quickly_pickled
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerReport:
     """All that a worker tells about one microbatch.

@@ -136,7 +136,7 @@ def _measure(options: Options, regime: str, delay_s: float) -> dict[str, list[An
     course = make_course(prepared, out_of_time=lambda: watch.elapsed_s >= options.seconds)
     driver.execute(job, course, watch, note=print)
     account, rows = watch.account, watch.account.rows()
-    totals = [account.stage_totals(stage) for stage in range(num_stages)]
+    totals = account.totals()
     last = [max((row for row in rows if row.stage == stage), key=lambda row: row.epoch) for stage in range(num_stages)]
     return {
         "fresh_per_s": [t.num_samples / options.batch_size / s for t, s in zip(totals, watch.trained_s, strict=True)],

@@ -7,6 +7,7 @@ from them when it is asked for. Nothing reads a clock.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -27,6 +28,7 @@ class PassSums:
         idle_s: seconds the worker idled; a worker's idling counts for its first stage.
         lr: learning rate of the last step; None in evaluation.
         multiplier: lambda of the last step, where the multiplier tunes itself; else None.
+        num_microbatches: how many of them.
         lap: the lap it belongs to.
         last: the microbatch that lr and multiplier are of, by its place in the pass: reports may overtake each other.
     """
@@ -39,11 +41,13 @@ class PassSums:
     idle_s: float = 0.0
     lr: float | None = None
     multiplier: float | None = None
+    num_microbatches: int = 0
     lap: int = 0
     last: int = -1
 
     def add(self, report: StageReport, index: int) -> None:
         """Count one microbatch, by its place in the pass."""
+        self.num_microbatches += 1
         self.loss_sum += report.loss_sum
         self.transport_cost_sum += report.transport_cost_sum
         self.num_correct += report.num_correct
@@ -129,9 +133,14 @@ class Account:
 
     Args:
         num_stages: stages of the run; edges are one fewer, and the one from the data.
+
+    Attributes:
+        lock: held while something is counted; whoever reads from another thread holds it, too.
+        failures: that have been survived.
     """
 
     def __init__(self, *, num_stages: int) -> None:
+        self.lock = threading.Lock()
         self._passes: dict[tuple[int, int, Part], PassSums] = {}
         self._served = [ServedSums() for _ in range(num_stages)]
         self._hops = HopSums(num_stages)
@@ -151,6 +160,12 @@ class Account:
 
     def record(self, report: WorkerReport) -> None:
         """Count what a worker tells about one microbatch. Each worker's reports come in stream order, and once."""
+        with self.lock:
+            self._record_stages(report)
+            self._hops.record(report)
+            self._staleness.record(report)
+
+    def _record_stages(self, report: WorkerReport) -> None:
         item = report.item
         for stage in report.stages:
             if stage.role == "forward":
@@ -168,21 +183,22 @@ class Account:
         self._served[first.stage].compute_s += report.reuse_s
         for stage in report.stages:
             self._reuses[stage.stage] += len(report.reused)
-        self._hops.record(report)
-        self._staleness.record(report)
 
     def record_drop(self, edge: int) -> None:
         """Count a microbatch that was dropped before the stage that an edge enters."""
-        self._drops[edge] += 1
-        self._hops.record_drop(edge)
+        with self.lock:
+            self._drops[edge] += 1
+            self._hops.record_drop(edge)
 
     def record_departure(self, departure: Departure, node: str, item: Item | None = None) -> None:  # noqa: ARG002
         """Count the sender's side of a hop that no worker report holds: one from the data to stage 0."""
-        self._hops.record_departure(departure, node)
+        with self.lock:
+            self._hops.record_departure(departure, node)
 
     def record_backpressure(self, edge: int, seconds: float) -> None:
         """Count seconds in which the sender of an edge stood idle for want of a credit."""
-        self._hops.record_backpressure(edge, seconds)
+        with self.lock:
+            self._hops.record_backpressure(edge, seconds)
 
     def record_failure(self, failure: Failure) -> None:
         """Note a failure that has been survived."""
@@ -218,8 +234,7 @@ class Account:
     @property
     def samples_trained(self) -> int:
         """Samples that a stage has trained on, all epochs together: the mean over stages."""
-        totals = [self.stage_totals(stage).num_samples for stage in range(self.num_stages)]
-        return round(sum(totals) / self.num_stages)
+        return round(sum(totals.num_samples for totals in self.totals()) / self.num_stages)
 
     @property
     def samples_passed(self) -> int:
@@ -231,15 +246,25 @@ class Account:
         sums = self._passes.get((stage, epoch, part))
         return sums and replace(sums)
 
-    def stage_totals(self, stage: int) -> StageTotals:
-        """Sums of one stage over all epochs."""
-        passes = [(part, sums) for (index, _, part), sums in self._passes.items() if index == stage]
-        return StageTotals(
-            num_samples=sum(sums.num_samples for part, sums in passes if part == "train"),
-            compute_s=sum(sums.compute_s for _, sums in passes) + self._served[stage].compute_s,
-            idle_s=sum(sums.idle_s for _, sums in passes) + self._served[stage].idle_s,
-            peak_memory_bytes=self._peak_memory_bytes[stage],
-        )
+    @property
+    def passes(self) -> Mapping[tuple[int, int, Part], PassSums]:
+        """Sums of all passes begun, by stage, epoch and part."""
+        return self._passes
+
+    def totals(self) -> list[StageTotals]:
+        """Sums of each stage over all epochs."""
+        samples = [0] * self.num_stages
+        compute_s = [served.compute_s for served in self._served]
+        idle_s = [served.idle_s for served in self._served]
+        for (stage, _, part), sums in self._passes.items():
+            samples[stage] += sums.num_samples if part == "train" else 0
+            compute_s[stage] += sums.compute_s
+            idle_s[stage] += sums.idle_s
+        columns = zip(samples, compute_s, idle_s, self._peak_memory_bytes, strict=True)
+        return [
+            StageTotals(num_samples=count, compute_s=computed, idle_s=idle, peak_memory_bytes=peak)
+            for count, computed, idle, peak in columns
+        ]
 
     def rows(self) -> list[StageRow]:
         """A row per stage and epoch begun, by epoch, then by stage."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from distblock.metrics.histogram import border_s, nearest_border
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Metric:
@@ -17,7 +19,7 @@ class Metric:
 
     Attributes:
         name: as Prometheus sees it.
-        kind: a counter only grows; a gauge is the last value; a histogram counts by `BOUNDS_S`.
+        kind: a counter only grows; a gauge is the last value; a histogram counts by `BORDERS`.
         unit: ``bytes``, ``seconds`` or ``ratio``; empty for a count or a number without a unit.
         labels: names of its labels, in the order of their values.
         help: one line for people.
@@ -30,8 +32,9 @@ class Metric:
     help: str
 
 
-BOUNDS_S = tuple(1e-4 * 2**step for step in range(18))
-"""Of histograms' buckets: 0.1 ms to 13 s."""
+BORDERS = {border_s(border): border for border in (nearest_border(1e-4 * 2**step) for step in range(18))}
+"""Seconds that bound a histogram's buckets, 0.1 ms to 13 s within 1 %, and which of `Histogram`'s own ones each is the
+border of, so that every count is exact."""
 
 _STAGE = ("run", "stage")
 _PART = ("run", "stage", "part")
@@ -156,7 +159,7 @@ REUSES = Metric(
     name="distblock_reuses_total",
     kind="counter",
     labels=_STAGE,
-    help="Microbatches that a worker trained on again, in the asynchronous regime; stage: the first one it hosts.",
+    help="Microbatches that a stage trained on again, in the asynchronous regime.",
 )
 USES = Metric(
     name="distblock_uses_total",

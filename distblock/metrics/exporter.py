@@ -1,8 +1,9 @@
 """The Prometheus exporter: what a run has counted so far, over HTTP.
 
-The client library's own counters live in a registry that all of a process shares, and add a creation time to each
-series. Here plain numbers are kept under the metrics of the catalogue, in a registry of the run's own; the client
-library turns them into text when they are scraped, so recording costs a few additions.
+Recording costs nothing here: a scrape reads the account, in a registry of the run's own (the client library's counters
+live in one that all of a process shares, and add a creation time to each series). An account goes back with its run, to
+a checkpoint, and a counter must not: Prometheus takes one that falls for one that began anew. So counters go on from
+what they said last, and what is done again counts again.
 
 A counter that appears with its first failure has, for Prometheus, never risen: `increase` needs the 0 before it. So
 every counter whose labels are known begins at 0, and what never happens can be told from what is not measured.
@@ -12,9 +13,8 @@ from __future__ import annotations
 
 import json
 import threading
-from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import accumulate
 from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -22,12 +22,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from distblock.errors import InputError
-from distblock.messages import Departure, Failure, FailureKind, Item, Line, Part, StageReport, WorkerReport
+from distblock.messages import Failure, FailureKind, Line
 from distblock.metrics import catalogue
-from distblock.metrics.accounting import PassSums
-from distblock.metrics.catalogue import BOUNDS_S, CATALOGUE, Metric
-from distblock.metrics.hops import Hop, HopMatcher, edge_name
-from distblock.metrics.staleness import Staleness
+from distblock.metrics.accounting import Account
+from distblock.metrics.catalogue import CATALOGUE, Metric
+from distblock.metrics.hops import edge_name
+from distblock.metrics.readings import SUM, Series, counters, gauges
 
 STATUS_PATH = "/status"
 """Where the exporter tells what workers are at; metrics are anywhere else."""
@@ -40,18 +40,14 @@ class Exporter:
         run: value of the label ``run``.
         host: address to listen on.
         port: port to listen on; 0 takes any free one, see `port`.
-        num_stages: stages of the run.
+        account: the run's sums, counters counting from what it says now.
 
     Raises:
         InputError: the address or port cannot be listened on.
     """
 
-    def __init__(self, *, run: str, host: str, port: int, num_stages: int) -> None:
-        self._values = _Values(run)
-        _begin_at_zero(self._values, num_stages)
-        self._matcher = HopMatcher()
-        self._staleness = Staleness(num_stages)
-        self._passes: dict[tuple[int, Part], tuple[int, PassSums]] = {}
+    def __init__(self, *, run: str, host: str, port: int, account: Account) -> None:
+        self._values = _Values(run, account)
         registry = CollectorRegistry()
         registry.register(self._values)
         try:
@@ -86,71 +82,28 @@ class Exporter:
         """The port that is listened on."""
         return self._server.server_port
 
-    def record(self, report: WorkerReport) -> None:
-        """Count what a worker tells about one microbatch."""
-        with self._values.lock:
-            for stage in report.stages:
-                if stage.role == "forward":
-                    self._values.add(catalogue.COMPUTE, (str(stage.stage),), stage.compute_s)
-                else:
-                    self._count_stage(report.item, stage)
-                self._values.set(catalogue.PEAK_MEMORY, (str(stage.stage),), report.peak_memory_bytes)
-            if report.reused:
-                self._values.add(catalogue.REUSES, (str(report.stages[0].stage),), len(report.reused))
-            self._values.add(catalogue.COMPUTE, (str(report.stages[0].stage),), report.reuse_s)
-            self._values.add(catalogue.IDLE, (str(report.stages[0].stage),), report.idle_s)
-            for departure in report.departures:
-                self._count_departure(departure, report.node)
-            for arrival in report.arrivals:
-                name = edge_name(arrival.edge)
-                self._values.add(catalogue.HOP_SECONDS, (name, "fetch"), arrival.fetch_s)
-                self._values.add(catalogue.HOP_SECONDS, (name, "decode"), arrival.decode_s)
-                self._values.add(catalogue.EXPOSED, (name,), arrival.exposed_s)
-                self._count_hop(name, self._matcher.arrive(arrival, node=report.node))
-            self._staleness.record(report)
-            for stage in report.stages:
-                if stage.stage > 0:
-                    self._set_staleness(stage.stage)
-
-    def record_departure(self, departure: Departure, node: str) -> None:
-        """Count the sender's side of a hop from the data to stage 0."""
-        with self._values.lock:
-            self._count_departure(departure, node)
-
-    def record_backpressure(self, edge: int, seconds: float) -> None:
-        """Count seconds in which the sender of an edge stood idle for want of a credit."""
-        with self._values.lock:
-            self._values.add(catalogue.BACKPRESSURE, (edge_name(edge),), seconds)
-
-    def record_drop(self, edge: int) -> None:
-        """A microbatch was dropped, since its receiver was too slow."""
-        with self._values.lock:
-            self._values.add(catalogue.DROPS, (edge_name(edge),), 1)
-            self._matcher.drop(edge)
+    def follow(self, account: Account) -> None:
+        """Read another account from now on: the run has gone back, or goes on from an earlier one."""
+        self._values.follow(account)
 
     def record_driver(self, busy_s: float) -> None:
         """The driver has worked for so long."""
-        with self._values.lock:
-            self._values.add(catalogue.DRIVER, (), busy_s)
+        self._values.add(catalogue.DRIVER, (), busy_s)
 
     def record_failure(self, failure: Failure) -> None:
         """A failure has been survived."""
-        with self._values.lock:
-            self._values.add(catalogue.FAILURES, (failure.kind,), 1)
+        self._values.add(catalogue.FAILURES, (failure.kind,), 1)
 
     def set_in_flight(self, edge: int, count: int, num_bytes: int) -> None:
         """Say what is in flight on an edge now."""
-        with self._values.lock:
-            self._values.set(catalogue.IN_FLIGHT, (edge_name(edge),), count)
-            self._values.set(catalogue.IN_FLIGHT_BYTES, (edge_name(edge),), num_bytes)
+        name = (edge_name(edge),)
+        self._values.set({(catalogue.IN_FLIGHT, name): count, (catalogue.IN_FLIGHT_BYTES, name): num_bytes})
 
     def set_lines(self, lines: Sequence[Line]) -> None:
         """Say what edges between two hosts lie on now; those not named have no series."""
-        with self._values.lock:
-            self._values.clear(catalogue.LINE_RATE)
-            for line in lines:
-                if line.rate_bytes_per_s is not None:
-                    self._values.set(catalogue.LINE_RATE, (edge_name(line.edge),), line.rate_bytes_per_s)
+        rates = {edge_name(line.edge): line.rate_bytes_per_s for line in lines}
+        known = {(catalogue.LINE_RATE, (name,)): rate for name, rate in rates.items() if rate is not None}
+        self._values.replace(catalogue.LINE_RATE, known)
 
     def close(self) -> None:
         """Stop listening."""
@@ -164,120 +117,87 @@ class Exporter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _count_stage(self, item: Item, report: StageReport) -> None:
-        values, stage = self._values, str(report.stage)
-        values.add(catalogue.MICROBATCHES, (stage, item.purpose), 1)
-        values.add(catalogue.SAMPLES, (stage, item.purpose), report.num_samples)
-        values.add(catalogue.COMPUTE, (stage,), report.compute_s)
-        values.set(catalogue.EPOCH, (stage,), item.epoch + 1)
-        if report.lr is not None:
-            values.set(catalogue.LEARNING_RATE, (stage,), report.lr)
-        if report.multiplier is not None:
-            values.set(catalogue.MULTIPLIER, (stage,), report.multiplier)
-        epoch, sums = self._passes.get((report.stage, item.part), (-1, PassSums()))
-        if epoch != item.epoch:
-            sums = PassSums()
-            self._passes[report.stage, item.part] = item.epoch, sums
-        sums.add(report, item.index)
-        values.set(catalogue.LOSS, (stage, item.part), sums.loss)
-        values.set(catalogue.ACCURACY, (stage, item.part), sums.accuracy)
-        values.set(catalogue.TRANSPORT_COST, (stage, item.part), sums.transport_cost)
-
-    def _set_staleness(self, edge: int) -> None:
-        sums = self._staleness.edges[edge]
-        self._values.set(catalogue.USES, (edge_name(edge),), sums.uses)
-        self._values.set(catalogue.STALENESS, (edge_name(edge),), sums.updates)
-
-    def _count_departure(self, departure: Departure, node: str) -> None:
-        values, name = self._values, edge_name(departure.edge)
-        values.add(catalogue.PAYLOAD, (name,), departure.payload_bytes)
-        values.add(catalogue.WIRE, (name,), departure.wire_bytes)
-        values.add(catalogue.HOP_SECONDS, (name, "encode"), departure.encode_s)
-        values.add(catalogue.HOP_SECONDS, (name, "put"), departure.put_s)
-        self._count_hop(name, self._matcher.depart(departure, node=node))
-
-    def _count_hop(self, name: str, hop: Hop | None) -> None:
-        if hop is None:
-            return
-        self._values.add(catalogue.HOPS, (name, hop.path), 1)
-        if hop.path != "in_process":
-            self._values.observe(catalogue.HOP_DURATION, (name,), hop.seconds)
-
 
 MetricFamily = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 
 
 class _Values(Collector):
-    """Numbers by metric and label values (without the run's); whoever changes any holds the lock."""
+    """The account's numbers, and those that no account has."""
 
-    def __init__(self, run: str) -> None:
-        self.lock = threading.Lock()
+    def __init__(self, run: str, account: Account) -> None:
         self._run = run
-        histograms = [metric for metric in CATALOGUE if metric.kind == "histogram"]
-        self._values: dict[Metric, dict[tuple[str, ...], float]] = {
-            metric: {} for metric in CATALOGUE if metric not in histograms
-        }
-        # By bucket, and the sum.
-        self._counts: dict[Metric, dict[tuple[str, ...], tuple[list[int], list[float]]]] = {
-            metric: {} for metric in histograms
-        }
+        self._lock = threading.Lock()
+        self._own = _beginning(account.num_stages)
+        self._account = account
+        # What counters said when they began to follow this account, and what it said then.
+        self._said: dict[Series, float] = {}
+        self._since = _locked(counters, account)
+
+    def follow(self, account: Account) -> None:
+        with self._lock:
+            self._said, self._since = self._counters(), _locked(counters, account)
+            self._account = account
 
     def add(self, metric: Metric, labels: tuple[str, ...], value: float) -> None:
-        values = self._values[metric]
-        values[labels] = values.get(labels, 0) + value
+        with self._lock:
+            self._own[metric, labels] += value
 
-    def set(self, metric: Metric, labels: tuple[str, ...], value: float) -> None:
-        self._values[metric][labels] = value
+    def set(self, values: Mapping[Series, float]) -> None:
+        with self._lock:
+            self._own.update(values)
 
-    def clear(self, metric: Metric) -> None:
-        self._values[metric].clear()
-
-    def observe(self, metric: Metric, labels: tuple[str, ...], seconds: float) -> None:
-        counts, sums = self._counts[metric].setdefault(labels, ([0] * (len(BOUNDS_S) + 1), [0.0]))
-        counts[bisect_left(BOUNDS_S, seconds)] += 1
-        sums[0] += seconds
+    def replace(self, metric: Metric, values: dict[Series, float]) -> None:
+        """Set all of a metric's series: it has no others."""
+        with self._lock:
+            self._own = {series: value for series, value in self._own.items() if series[0] is not metric} | values
 
     def collect(self) -> Iterator[MetricFamily]:
         """Called by the server's thread at each scrape."""
-        with self.lock:
-            copy = {metric: dict(values) for metric, values in self._values.items()}
-            histograms = {
-                metric: {labels: (list(accumulate(counts)), sums[0]) for labels, (counts, sums) in series.items()}
-                for metric, series in self._counts.items()
-            }
-        for metric, told in histograms.items():
-            family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels, unit=metric.unit)
-            for labels, (counts, total) in told.items():
-                buckets = list(zip([*map(str, BOUNDS_S), "+Inf"], counts, strict=True))
-                family.add_metric([self._run, *labels], buckets, total)
-            yield family
-        for metric, values in copy.items():
-            family_type = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-            family = family_type(metric.name, metric.help, labels=metric.labels, unit=metric.unit)
-            for labels, value in values.items():
-                family.add_metric([self._run, *labels], value)
-            yield family
+        with self._lock:
+            told = {**self._counters(), **_locked(gauges, self._account), **self._own}
+        of_metric: dict[Metric, dict[tuple[str, ...], float]] = {metric: {} for metric in CATALOGUE}
+        for (metric, labels), value in told.items():
+            of_metric[metric][labels] = value
+        for metric, values in of_metric.items():
+            yield self._histogram(metric, values) if metric.kind == "histogram" else self._plain(metric, values)
+
+    def _counters(self) -> dict[Series, float]:
+        now = _locked(counters, self._account)
+        # Not even by a rounding may a counter fall.
+        return {
+            series: self._said.get(series, 0) + max(0, now.get(series, 0) - self._since.get(series, 0))
+            for series in {**self._said, **now}
+        }
+
+    def _plain(self, metric: Metric, values: Mapping[tuple[str, ...], float]) -> MetricFamily:
+        family_type = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+        family = family_type(metric.name, metric.help, labels=metric.labels, unit=metric.unit)
+        for labels, value in values.items():
+            family.add_metric([self._run, *labels], value)
+        return family
+
+    def _histogram(self, metric: Metric, values: Mapping[tuple[str, ...], float]) -> MetricFamily:
+        family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels, unit=metric.unit)
+        buckets: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
+        for (*labels, bound), value in values.items():
+            buckets[tuple(labels)][bound] = value
+        for labels, counts in buckets.items():
+            total = counts.pop(SUM)
+            family.add_metric([self._run, *labels], list(counts.items()), total)
+        return family
 
 
-def _begin_at_zero(values: _Values, num_stages: int) -> None:
-    """Set all counters whose labels are known. Not idling, which only first stages of workers have, nor hops' paths."""
-    for stage in map(str, range(num_stages)):
-        for purpose in ("train", "evaluate"):
-            values.set(catalogue.MICROBATCHES, (stage, purpose), 0)
-            values.set(catalogue.SAMPLES, (stage, purpose), 0)
-        values.set(catalogue.COMPUTE, (stage,), 0)
-        values.set(catalogue.REUSES, (stage,), 0)
-    for edge in range(num_stages):
-        name = (edge_name(edge),)
-        for metric in (catalogue.PAYLOAD, catalogue.WIRE, catalogue.EXPOSED, catalogue.BACKPRESSURE, catalogue.DROPS):
-            values.set(metric, name, 0)
-        for phase in ("encode", "put", "fetch", "decode"):
-            values.set(catalogue.HOP_SECONDS, (*name, phase), 0)
-        values.set(catalogue.IN_FLIGHT, name, 0)
-        values.set(catalogue.IN_FLIGHT_BYTES, name, 0)
-    for edge in range(1, num_stages):
-        values.set(catalogue.USES, (edge_name(edge),), 0)
-        values.set(catalogue.STALENESS, (edge_name(edge),), 0)
-    values.set(catalogue.DRIVER, (), 0)
-    for kind in get_args(FailureKind):
-        values.set(catalogue.FAILURES, (kind,), 0)
+def _locked(read: Callable[[Account], dict[Series, float]], account: Account) -> dict[Series, float]:
+    """Whole reports: none that is being counted."""
+    with account.lock:
+        return read(account)
+
+
+def _beginning(num_stages: int) -> dict[Series, float]:
+    """What no account has, where its labels are known."""
+    edges = [(edge_name(edge),) for edge in range(num_stages)]
+    return {
+        **{(metric, edge): 0.0 for metric in (catalogue.IN_FLIGHT, catalogue.IN_FLIGHT_BYTES) for edge in edges},
+        (catalogue.DRIVER, ()): 0.0,
+        **{(catalogue.FAILURES, (kind,)): 0.0 for kind in get_args(FailureKind)},
+    }

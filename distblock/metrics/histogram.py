@@ -46,7 +46,7 @@ class Histogram:
         self.sum_s += seconds
         self.min_s = min(self.min_s, seconds)
         self.max_s = max(self.max_s, seconds)
-        bucket = math.ceil(math.log(max(seconds, LEAST_S)) / _LOG_GROWTH)
+        bucket = _bucket(seconds)
         self.buckets[bucket] = self.buckets.get(bucket, 0) + 1
 
     def merge(self, other: Histogram) -> None:
@@ -69,6 +69,10 @@ class Histogram:
             max_s=_middle(max(buckets)) if buckets else 0.0,
             buckets=buckets,
         )
+
+    def upto(self, border: int) -> int:
+        """How many lie in this bucket and those below: of no more than `border_s` seconds."""
+        return sum(count for bucket, count in self.buckets.items() if bucket <= border)
 
     def quantile(self, share: float) -> float | None:
         """Seconds that a share of them do not exceed, within `ACCURACY`; None of none.
@@ -113,6 +117,20 @@ class Histogram:
         least_s = math.inf if content["min_s"] is None else content["min_s"]
         buckets = dict(content["buckets"])
         return cls(**{**content, "min_s": least_s, "buckets": buckets})
+
+
+def nearest_border(seconds: float) -> int:
+    """The bucket whose upper border is nearest to so many seconds, as a ratio."""
+    return round(math.log(seconds) / _LOG_GROWTH)
+
+
+def border_s(bucket: int) -> float:
+    """Seconds at a bucket's upper border, which belongs to it."""
+    return _GROWTH**bucket
+
+
+def _bucket(seconds: float) -> int:
+    return math.ceil(math.log(max(seconds, LEAST_S)) / _LOG_GROWTH)
 
 
 def _middle(bucket: int) -> float:

@@ -35,6 +35,7 @@ class Settling:
         self._replicas = replicas
         self._last = account.num_stages - 1
         self._waiting: dict[_Key, list[_Event]] = defaultdict(list)
+        self._ended: dict[_Key, int] = defaultdict(int)
         self._fork: tuple[Callable[[Item], bool], Account] | None = None
 
     def record_departure(self, departure: Departure, node: str, item: Item) -> None:
@@ -45,13 +46,11 @@ class Settling:
 
     def record(self, report: WorkerReport) -> None:
         """A worker is done with a microbatch, perhaps the last one."""
-        item = report.item
-        waiting = self._waiting[_key(item)]
-        waiting.append(report)
+        item, key = report.item, _key(report.item)
+        self._waiting[key].append(report)
         last = self._last if item.stage is None else item.stage
-        reports = [event for event in waiting if isinstance(event, WorkerReport)]
-        ended = sum(stage.stage == last for each in reports for stage in each.stages)
-        if self._drops or ended == self._replicas:
+        self._ended[key] += any(stage.stage == last for stage in report.stages)
+        if self._drops or self._ended[key] == self._replicas:
             self._settle(item)
 
     def fork(self, includes: Callable[[Item], bool]) -> None:
@@ -69,7 +68,9 @@ class Settling:
         return account
 
     def _settle(self, item: Item) -> None:
-        events = self._waiting.pop(_key(item))
+        key = _key(item)
+        events = self._waiting.pop(key)
+        self._ended.pop(key, None)
         accounts = [self.account]
         if self._fork is not None and self._fork[0](item):
             accounts.append(self._fork[1])

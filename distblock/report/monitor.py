@@ -113,9 +113,7 @@ class Monitor:
         self._progress = _progress(config, blueprint, plan, console)
         self._exporter = None
         if config.metrics.port is not None:
-            self._exporter = Exporter(
-                run=run, host=config.metrics.host, port=config.metrics.port, num_stages=blueprint.num_stages
-            )
+            self._exporter = Exporter(run=run, host=config.metrics.host, port=config.metrics.port, account=self.account)
             self.note(f"metrics: http://{config.metrics.host}:{self._exporter.port}/metrics")
 
     def begin(self) -> None:
@@ -147,6 +145,8 @@ class Monitor:
         if self._begun_s is None:
             self._before_s = elapsed_s
         self.wall_s = self.elapsed_s
+        if self._exporter is not None:
+            self._exporter.follow(account)
         self._progress.go_on(account)
         for row in account.rows():
             sums = account.stage_pass(row.stage, row.epoch, "validation")
@@ -193,8 +193,6 @@ class Monitor:
             self._recovering = None
             self.record_failure(replace(failure, held_up_s=time.monotonic() - since_s))
         self.wall_s = self.elapsed_s
-        if self._exporter is not None:
-            self._exporter.record(report)
         self._progress.record(report)
         if report.item.purpose == "evaluate" and report.item.part == "validation":
             self._evaluated(report)
@@ -225,8 +223,6 @@ class Monitor:
         self._hops.advance(self.elapsed_s, self._settling.account)
         self.account.record_departure(departure, node)
         self._settling.record_departure(departure, node, item)
-        if self._exporter is not None:
-            self._exporter.record_departure(departure, node)
 
     def record_passage(self, report: WorkerReport | DataReport, handling: Handling) -> None:
         """When a microbatch was where."""
@@ -239,15 +235,11 @@ class Monitor:
         self._hops.advance(self.elapsed_s, self._settling.account)
         for account in (self.account, self._settling.account):
             account.record_backpressure(edge, seconds)
-        if self._exporter is not None:
-            self._exporter.record_backpressure(edge, seconds)
 
     def record_drop(self, edge: int) -> None:
         """A microbatch was dropped, since its receiver was too slow."""
         for account in (self.account, self._settling.account):
             account.record_drop(edge)
-        if self._exporter is not None:
-            self._exporter.record_drop(edge)
 
     def record_driver(self, busy_s: float) -> None:
         """The driver has worked for so long, and waits for the end of a call."""

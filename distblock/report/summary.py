@@ -89,7 +89,7 @@ def _last_rows(rows: list[StageRow]) -> dict[int, StageRow]:
 
 def _stage(blueprint: Blueprint, account: Account, row: StageRow, state: Mapping[str, np.ndarray]) -> dict[str, Any]:
     blocks = blueprint.partition.stages[row.stage]
-    totals = account.stage_totals(row.stage)
+    totals = account.totals()[row.stage]
     return {
         "index": row.stage,
         "blocks": [blueprint.block_names[block] for block in blocks],

@@ -76,7 +76,7 @@ def test_seconds_of_rows_add_up_to_those_of_the_reports(run):
         idle_s = math.fsum(report.idle_s for report in run.reports if report.worker == worker)
         assert math.fsum(row.compute_s for row in rows) == pytest.approx(compute_s, rel=1e-12)
         assert math.fsum(row.idle_s for row in rows) == pytest.approx(idle_s, rel=1e-12)
-        totals = account.stage_totals(stage)
+        totals = account.totals()[stage]
         assert totals.compute_s == pytest.approx(compute_s, rel=1e-12)
         assert totals.idle_s == pytest.approx(idle_s, rel=1e-12)
         assert totals.num_samples == 3 * 112

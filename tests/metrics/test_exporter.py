@@ -48,35 +48,34 @@ def value(family: Family, **labels: str) -> float:
 
 
 @pytest.fixture
-def exporter():
-    with Exporter(run="a-run", host="127.0.0.1", port=0, num_stages=3) as exporter:
+def account() -> Account:
+    return Account(num_stages=3)
+
+
+@pytest.fixture
+def exporter(account):
+    with Exporter(run="a-run", host="127.0.0.1", port=0, account=account) as exporter:
         yield exporter
 
 
-@pytest.fixture
-def scraped(run, exporter) -> dict[str, Family]:
-    for departure in run.departures:
-        exporter.record_departure(departure, "10.0.0.1")
-    for report in run.reports:
-        exporter.record(report)
-    exporter.record_drop(2)
-    exporter.record_failure(FAILURE)
-    exporter.record_backpressure(2, 0.25)
-    exporter.record_backpressure(2, 0.5)
-    exporter.set_in_flight(2, 3, 3_000)
-    exporter.set_in_flight(2, 1, 1_000)
-    exporter.set_lines([LINE])
-    return scrape(exporter)
-
-
-@pytest.fixture
-def account(run) -> Account:
-    account = Account(num_stages=3)
+def record(account: Account, run: Any) -> None:
     for departure in run.departures:
         account.record_departure(departure, "10.0.0.1")
     for report in run.reports:
         account.record(report)
-    return account
+
+
+@pytest.fixture
+def scraped(run, account, exporter) -> dict[str, Family]:
+    record(account, run)
+    account.record_backpressure(2, 0.25)
+    account.record_backpressure(2, 0.5)
+    exporter.record_driver(1.5)
+    exporter.record_failure(FAILURE)
+    exporter.set_in_flight(2, 3, 3_000)
+    exporter.set_in_flight(2, 1, 1_000)
+    exporter.set_lines([LINE])
+    return scrape(exporter)
 
 
 def test_all_of_the_catalogue_and_nothing_else_is_served(exporter, scraped):
@@ -106,7 +105,7 @@ def test_before_the_first_report_the_names_are_there(exporter):
 def test_stages_have_the_sums_of_the_account(run, scraped, account):
     for stage in range(3):
         label = str(stage)
-        totals = account.stage_totals(stage)
+        totals = account.totals()[stage]
         samples = scraped["distblock_samples_total"]
         assert value(samples, stage=label, purpose="train") == 3 * 112
         assert value(samples, stage=label, purpose="evaluate") == 3 * 40 + 20
@@ -115,7 +114,7 @@ def test_stages_have_the_sums_of_the_account(run, scraped, account):
         assert value(scraped["distblock_compute_seconds_total"], stage=label) == pytest.approx(totals.compute_s)
         assert value(scraped["distblock_epoch"], stage=label) == 3
     idle = {sample.labels["stage"]: sample.value for sample in scraped["distblock_idle_seconds_total"].samples}
-    assert idle == pytest.approx({"0": account.stage_totals(0).idle_s, "2": account.stage_totals(2).idle_s})
+    assert idle == pytest.approx({"0": account.totals()[0].idle_s, "2": account.totals()[2].idle_s})
 
 
 def test_gauges_show_the_last_pass(run, scraped, account):
@@ -126,8 +125,8 @@ def test_gauges_show_the_last_pass(run, scraped, account):
         assert value(scraped["distblock_accuracy_ratio"], stage="1", part=part) == pytest.approx(sums.accuracy)
         assert value(scraped["distblock_transport_cost"], stage="1", part=part) == pytest.approx(sums.transport_cost)
     assert value(scraped["distblock_learning_rate"], stage="1") == account.rows()[-2].lr
-    last = [report for report in run.reports if report.worker == 1][-1]
-    assert value(scraped["distblock_peak_memory_bytes"], stage="2") == last.peak_memory_bytes
+    largest = max(report.peak_memory_bytes for report in run.reports if report.worker == 1)
+    assert value(scraped["distblock_peak_memory_bytes"], stage="2") == largest
 
 
 def durations(scraped, edge: str) -> list[Any]:
@@ -168,14 +167,16 @@ def test_edges_have_the_sums_of_the_account(run, scraped, account):
     assert value(scraped["distblock_in_flight_bytes"], edge="1->2") == 1_000
 
 
-def test_staleness_has_the_sums_of_the_account(run, exporter):
-    account = Account(num_stages=3)
+def test_what_the_account_has_not(scraped):
+    assert value(scraped["distblock_driver_busy_seconds_total"]) == 1.5
+    assert value(scraped["distblock_failures_total"], kind="worker_died") == 1
+    assert value(scraped["distblock_line_rate_bytes"], edge="1->2") == 1.25e7
+
+
+def test_staleness_has_the_sums_of_the_account(run, account, exporter):
     for report in run.reports:
         updates = report.item.number + 1
-        stages = tuple(replace(stage, updates=updates) for stage in report.stages)
-        told = replace(report, stages=stages)
-        exporter.record(told)
-        account.record(told)
+        account.record(replace(report, stages=tuple(replace(stage, updates=updates) for stage in report.stages)))
     families = scrape(exporter)
     updates, uses = families["distblock_staleness_updates_total"], families["distblock_uses_total"]
     for edge in (1, 2):
@@ -183,6 +184,59 @@ def test_staleness_has_the_sums_of_the_account(run, exporter):
         assert (value(uses, edge=name), value(updates, edge=name)) == (sums.uses, sums.updates)
     assert account.staleness(2).uses > account.staleness(1).uses > 0  # the last worker uses inputs again
     assert account.staleness(2).updates > account.staleness(1).updates
+
+
+def test_drops_and_reuses(run, account, exporter):
+    account.record(replace(run.reports[-1], reused=(1, 2)))
+    account.record_drop(2)
+    families = scrape(exporter)
+    assert value(families["distblock_reuses_total"], stage="2") == 2
+    assert value(families["distblock_drops_total"], edge="1->2") == 1
+
+
+def told(exporter: Exporter, *, kind: str) -> dict[Any, float]:
+    """Of the families of one type: by sample's name and labels."""
+    families = [family for family in scrape(exporter).values() if family.type == kind]
+    return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
+
+
+def test_a_run_that_goes_back_lowers_no_counter(run, make_run, account, exporter):
+    """The checkpoint has a part of the run; what is done again counts again."""
+    record(account, run)
+    before, buckets = told(exporter, kind="counter"), told(exporter, kind="histogram")
+    checkpoint, earlier = Account(num_stages=3), make_run(batches=4)
+    record(checkpoint, earlier)
+    exporter.follow(checkpoint)
+    assert told(exporter, kind="counter") == before
+    assert told(exporter, kind="histogram") == buckets
+    assert value(scrape(exporter)["distblock_epoch"], stage="1") == checkpoint.rows()[-1].epoch + 1 < 3
+
+    seconds = checkpoint.totals()[1].compute_s
+    record(checkpoint, make_run(batches=6))
+    after = told(exporter, kind="counter")
+    assert all(after[series] >= counted for series, counted in before.items())
+    name = ("distblock_compute_seconds_total", (("run", "a-run"), ("stage", "1")))
+    assert after[name] - before[name] == pytest.approx(checkpoint.totals()[1].compute_s - seconds)
+    counted = [
+        sum(s for (n, _), s in each.items() if n.endswith("_count"))
+        for each in (buckets, told(exporter, kind="histogram"))
+    ]
+    assert counted[1] > counted[0]
+
+
+def test_a_resumed_run_counts_what_is_new(run, account, exporter):
+    """Its process is another one, and so are its counters; gauges say where it is."""
+    record(account, run)
+    resumed = Account.from_json(account.to_json())
+    with Exporter(run="a-run", host="127.0.0.1", port=0, account=Account(num_stages=3)) as other:
+        other.follow(resumed)
+        assert set(told(other, kind="counter").values()) == {0}
+        assert told(other, kind="gauge") == told(exporter, kind="gauge")
+        resumed.record(run.reports[0])
+        assert (
+            value(scrape(other)["distblock_samples_total"], stage="0", purpose="train")
+            == run.reports[0].item.num_samples
+        )
 
 
 def test_what_may_never_happen_begins_at_zero(exporter):
@@ -198,7 +252,7 @@ def test_what_may_never_happen_begins_at_zero(exporter):
     assert value(families["distblock_compute_seconds_total"], stage="1") == 0
 
 
-def test_a_scrape_sees_whole_reports(run, exporter):
+def test_a_scrape_sees_whole_reports(run, account, exporter):
     """A scrape that comes between the two stages of worker 0's report waits, and then sees both."""
     seen: list[dict[str, Family]] = []
     scraper = threading.Thread(target=lambda: seen.append(scrape(exporter)))
@@ -211,7 +265,7 @@ def test_a_scrape_sees_whole_reports(run, exporter):
                     scraper.start()
                     scraper.join(timeout=0.3)
 
-    exporter.record(replace(run.reports[0], stages=Interrupted(run.reports[0].stages)))
+    account.record(replace(run.reports[0], stages=Interrupted(run.reports[0].stages)))
     scraper.join()
     samples = seen[0]["distblock_samples_total"].samples
     assert {sample.labels["stage"] for sample in samples if sample.value} == {"0", "1"}
@@ -219,12 +273,12 @@ def test_a_scrape_sees_whole_reports(run, exporter):
 
 def test_a_taken_port_is_named(exporter):
     with pytest.raises(InputError, match=rf"metrics\.port: expected a free port on 127\.0\.0\.1, got {exporter.port} "):
-        Exporter(run="another", host="127.0.0.1", port=exporter.port, num_stages=3)
+        Exporter(run="another", host="127.0.0.1", port=exporter.port, account=Account(num_stages=3))
 
 
 def test_a_closed_exporter_frees_its_port():
-    first = Exporter(run="a-run", host="127.0.0.1", port=0, num_stages=3)
+    first = Exporter(run="a-run", host="127.0.0.1", port=0, account=Account(num_stages=3))
     port = first.port
     first.close()
-    with Exporter(run="a-run", host="127.0.0.1", port=port, num_stages=3) as second:
+    with Exporter(run="a-run", host="127.0.0.1", port=port, account=Account(num_stages=3)) as second:
         assert second.port == port

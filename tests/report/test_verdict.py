@@ -16,6 +16,7 @@ from microbatches import microbatches
 from distblock.config import Config, make_config
 from distblock.errors import InputError
 from distblock.messages import Parcel
+from distblock.metrics.accounting import Account
 from distblock.metrics.exporter import Exporter
 from distblock.metrics.timeline import TIMELINE_SCHEMA
 from distblock.reasons import why_at
@@ -220,7 +221,7 @@ def test_too_little_is_refused():
 
 
 def test_a_run_under_way_by_its_exporter():
-    with Exporter(run="a-run", host="127.0.0.1", port=0, num_stages=2) as exporter:
+    with Exporter(run="a-run", host="127.0.0.1", port=0, account=Account(num_stages=2)) as exporter:
         url = f"http://127.0.0.1:{exporter.port}"
         with pytest.raises(InputError, match="its workers are not ready yet"):
             why_at(url)
