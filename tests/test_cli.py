@@ -403,7 +403,7 @@ REGIMES = {
 }
 
 
-SOME = [name if name in ("sequential", "end-to-end") else further(name) for name in REGIMES]
+SOME = [name if name == "sequential" else further(name) for name in REGIMES]
 
 
 def left_in_caches(command: Command) -> list[Path]:

@@ -22,7 +22,7 @@ from moto.server import ThreadedMotoServer
 
 from distblock import BlockTrainer
 
-SMALL = ["--data.batch-size", "96", "--checkpoint.every-microbatches", "20"]
+SMALL = ["--data.batch-size", "96", "--checkpoint.every-microbatches", "20", "--resources.workers", "2"]
 REGIMES = {
     "parallel": ["--regime.epochs", "25"],
     "wavefront": ["--regime.name", "wavefront", "--regime.laps", "3", "--regime.epochs", "5"],
@@ -155,7 +155,7 @@ def test_killed_it_leaves_no_process_and_goes_on(tmp_path: Path, uninterrupted: 
 
 
 def test_two_processes_do_not_train_one_run(tmp_path: Path):
-    process = start(tmp_path, "train", "--run-dir", "run", *SMALL, "--regime.epochs", "500")
+    process = start(tmp_path, "train", "--executor", "local", "--run-dir", "run", "--regime.epochs", "500")
     read_until(process, r"epoch +1/")
     status, errors = finish(start(tmp_path, "resume", "run"))
     process.terminate()
@@ -185,7 +185,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_on_an_s3_compatible_server(tmp_path: Path, bucket: str, uninterrupted: dict[str, Any]):
     from distblock.runs import RunDirectory
 
-    process = start(tmp_path, "train", "--run-dir", bucket, *SMALL, *REGIMES["parallel"])
+    process = start(tmp_path, "train", "--executor", "local", "--run-dir", bucket, *SMALL, *REGIMES["parallel"])
     read_until(process, r"epoch +4/")
     process.send_signal(signal.SIGTERM)
     status, errors = finish(process)

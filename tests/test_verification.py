@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from further import further
 from torch import Tensor, nn
 
 from distblock.config import make_config
@@ -145,7 +146,7 @@ def test_residuals_that_are_not_what_the_block_adds():
 
 
 @pytest.mark.usefixtures("shared_ray")
-@pytest.mark.parametrize("regime", ["parallel", "wavefront"])
+@pytest.mark.parametrize("regime", [further("parallel"), "wavefront"])
 def test_workers_agree_on_the_default_network(regime: str):
     config = make_config({"regime": {"name": regime}})
     *_, last = verify(config)

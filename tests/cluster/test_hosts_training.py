@@ -6,11 +6,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from further import further
 
 from cluster.hosts import Hosts, HostSettings, Link, hosts, missing
 from distblock import BlockTrainer
@@ -22,6 +22,21 @@ pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 EPOCHS = 2
 
 
+@dataclass(frozen=True)
+class SlowHosts:
+    """Three hosts with slow links, and a folder that they share."""
+
+    hosts: Hosts
+    folder: Path
+
+    def train(self, name: str, *flags: str) -> subprocess.CompletedProcess[str]:
+        """By two workers and a data worker, a host each; the run is in the folder."""
+        words = [*("--address", self.hosts.address, "--resources.strategy", "STRICT_SPREAD", "--run-dir", name)]
+        words += [*("--model.stages", "2", "--resources.workers", "2", "--regime.epochs", "1"), *flags]
+        command = [sys.executable, "-m", "distblock", "train", *words]
+        return self.hosts.run(command, cwd=self.folder, timeout_s=300, capture_output=True)
+
+
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Weights of the stages after the plain loop."""
@@ -31,12 +46,20 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [stage["weights_sha256"] for stage in result.metrics["stages"]]
 
 
-@pytest.fixture(params=[further(Link()), Link(rate="100mbit", delay_s=0.0125)], ids=["unlimited", "100mbit-12.5ms"])
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlowHosts]:
+    folder = tmp_path_factory.mktemp("slow")
+    with hosts([HostSettings(cpus=1, link=Link(rate="5mbit"))] * 3, shared=[folder]) as fleet:
+        yield SlowHosts(fleet, folder)
+
+
+@pytest.fixture(params=[Link(), Link(rate="100mbit", delay_s=0.0125)], ids=["unlimited", "100mbit-12.5ms"])
 def two(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Hosts]:
     with hosts([HostSettings(cpus=2, link=request.param)] * 2, shared=[tmp_path]) as fleet:
         yield fleet
 
 
+@pytest.mark.further
 def test_digits_over_two_hosts(two: Hosts, tmp_path: Path, plain: list[str]):
     arguments = f"train --address {two.address} --resources.strategy SPREAD --regime.epochs {EPOCHS} --run-dir run"
     run = two.popen([sys.executable, "-m", "distblock", *arguments.split()], cwd=tmp_path, stderr=subprocess.PIPE)
@@ -73,19 +96,16 @@ def test_digits_over_two_hosts(two: Hosts, tmp_path: Path, plain: list[str]):
     assert 1 < counted / wire < 1.5
 
 
-def test_who_waits_for_a_slow_link_goes_on_computing_and_why_names_the_link(tmp_path: Path):
+def test_who_waits_for_a_slow_link_goes_on_computing_and_why_names_the_link(slow: SlowHosts):
     """A step takes some 20 ms, an activation 400 on its way; the store's client once made one wait for the other."""
-    flags = "--model.stages 2 --resources.workers 2 --regime.epochs 1 --data.fraction 0.5 --run-dir run"
-    with hosts([HostSettings(cpus=1, link=Link(rate="5mbit"))] * 3, shared=[tmp_path]) as fleet:
-        arguments = f"train --address {fleet.address} --resources.strategy STRICT_SPREAD {flags}"
-        done = fleet.run([sys.executable, "-m", "distblock", *arguments.split()], cwd=tmp_path, timeout_s=300)
-    assert done.returncode == 0
-    rows = pq.read_table(tmp_path / "run" / "timeline.parquet").to_pandas()
+    done = slow.train("fp32", "--data.fraction", "0.5")
+    assert done.returncode == 0, done.stderr
+    rows = pq.read_table(slow.folder / "fp32" / "timeline.parquet").to_pandas()
     second = rows[rows["worker"] == 1]
     computing_s = (second["finished_s"] - second["started_s"]).sum()
     waiting_s = (second["fetched_s"] - second["asked_s"]).sum()
     assert computing_s < waiting_s / 3
-    run = read_run(RunDirectory.at(tmp_path / "run"))
+    run = read_run(RunDirectory.at(slow.folder / "fp32"))
     verdict = run.verdict
     assert verdict is not None
     # What the report calls exposed is what is lost against the slowest worker's computing.
@@ -94,17 +114,13 @@ def test_who_waits_for_a_slow_link_goes_on_computing_and_why_names_the_link(tmp_
     assert "edge 0->1" in verdict.causes[0].where
 
 
-def test_auto_takes_a_codec_for_the_edge_between_two_hosts(tmp_path: Path):
-    flags = "--model.stages 2 --resources.workers 2 --regime.epochs 1 --data.fraction 0.2 --channel.codec auto"
-    with hosts([HostSettings(cpus=1, link=Link(rate="5mbit"))] * 3, shared=[tmp_path]) as fleet:
-        arguments = f"train --address {fleet.address} --resources.strategy STRICT_SPREAD {flags} --run-dir run"
-        command = [sys.executable, "-m", "distblock", *arguments.split()]
-        done = fleet.run(command, cwd=tmp_path, timeout_s=300, capture_output=True)
+def test_auto_takes_a_codec_for_the_edge_between_two_hosts(slow: SlowHosts, tmp_path: Path):
+    done = slow.train("auto", "--data.fraction", "0.2", "--channel.codec", "auto")
     assert done.returncode == 0, done.stderr
     assert "edge 0->1: bf16; over" in done.stderr
-    channel = RunDirectory.at(tmp_path / "run").read_config().channel
+    channel = RunDirectory.at(slow.folder / "auto").read_config().channel
     assert (channel.codec, channel.edge_codecs) == ("fp32", {1: "bf16"})
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    summary = json.loads((slow.folder / "auto" / "summary.json").read_text())
     [edge] = summary["edges"]
     assert edge["wire_bytes"] < 0.6 * edge["payload_bytes"]
     config = {"executor": "local", "model": {"stages": 2}, "data": {"fraction": 0.2}, "regime": {"epochs": 1}}

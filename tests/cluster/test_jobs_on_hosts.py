@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from further import further
 
 from cluster.hosts import Counters, Hosts, HostSettings, hosts, missing
 
@@ -91,7 +92,7 @@ class Exchanged:
     stored: int
 
 
-@pytest.fixture(scope="module", params=[4], ids=["four"])
+@pytest.fixture(scope="module", params=[further(4), 2], ids=["four", "two"])
 def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
     with_nodes = [HostSettings(cpus=4 // request.param)] * request.param
     outside = len(with_nodes)

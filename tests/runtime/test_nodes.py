@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +37,23 @@ REGIMES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """Weights from the plain loop."""
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]]:
+    """Weights from the plain loop, of a regime."""
     folder = tmp_path_factory.mktemp("alone")
-    results = {}
-    for name, regime in REGIMES.items():
+
+    @cache
+    def train(name: str) -> list[str]:
         config = {
             "executor": "local",
             "data": {"batch_size": 96},
-            "regime": {**regime, "name": {"wavefront": "multi-lap"}.get(name, name)},
+            "regime": {**REGIMES[name], "name": {"wavefront": "multi-lap"}.get(name, name)},
             "run_dir": str(folder / name),
         }
         metrics = BlockTrainer(config).fit().metrics
         assert metrics is not None
-        results[name] = [stage["weights_sha256"] for stage in metrics["stages"]]
-    return results
+        return [stage["weights_sha256"] for stage in metrics["stages"]]
+
+    return train
 
 
 @pytest.fixture
@@ -92,20 +95,21 @@ def check(summary: dict[str, Any], expected: list[str]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("fleet", [[2, 2, 2]], indirect=True, ids=["three"])
 @pytest.mark.parametrize("regime", ["parallel", further("wavefront")])
-def test_a_node_dies_and_the_others_go_on(fleet: Hosts, tmp_path: Path, alone: dict[str, list[str]], regime: str):
+def test_a_node_dies_and_the_others_go_on(fleet: Hosts, tmp_path: Path, alone: Callable[[str], list[str]], regime: str):
     summary, log = train_and(lambda: fleet.kill_host(2), None, fleet, tmp_path, regime)
-    check(summary, alone[regime])
+    check(summary, alone(regime))
     assert "all stages go back to checkpoint" in log
 
 
 @pytest.mark.parametrize("fleet", [[2, 2]], indirect=True, ids=["two"])
-def test_without_room_it_waits_for_a_node_to_return(fleet: Hosts, tmp_path: Path, alone: dict[str, list[str]]):
+def test_without_room_it_waits_for_a_node_to_return(fleet: Hosts, tmp_path: Path, alone: Callable[[str], list[str]]):
     summary, log = train_and(lambda: fleet.kill_host(1), lambda: fleet.start_again(1), fleet, tmp_path, "parallel")
-    check(summary, alone["parallel"])
+    check(summary, alone("parallel"))
     assert "waiting for 4 bundles" in log
 
 
+@pytest.mark.further
 @pytest.mark.parametrize("fleet", [[2, 2, 2]], indirect=True, ids=["three"])
-def test_a_link_that_is_cut_and_stays_silent(fleet: Hosts, tmp_path: Path, alone: dict[str, list[str]]):
+def test_a_link_that_is_cut_and_stays_silent(fleet: Hosts, tmp_path: Path, alone: Callable[[str], list[str]]):
     summary, _ = train_and(lambda: fleet.cut_link(2), None, fleet, tmp_path, "parallel")
-    check(summary, alone["parallel"])
+    check(summary, alone("parallel"))

@@ -64,6 +64,7 @@ def test_twice_in_a_row(tmp_path: Path):
     assert weights(DIGITS, tmp_path / "one") == weights(DIGITS, tmp_path / "two")
 
 
+@pytest.mark.further
 def test_resnet20_in_9_stages_on_cifar10(tmp_path: Path, small_cifar10: Path):
     augment = ["crop", "flip", "cutout"]
     config = {"model": {"name": "resnet20"}, "regime": {"epochs": 1}, "data": cifar(small_cifar10, augment=augment)}
