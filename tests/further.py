@@ -1,4 +1,7 @@
-"""Cases that take minutes and differ from a quick one in regime or size alone: ``make test-all`` runs them, too."""
+"""Cases that take minutes and differ from a quick one in regime, size or kind of failure alone.
+
+``make test-all`` runs them, too.
+"""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from urllib.parse import quote
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from further import further
 from moto.server import ThreadedMotoServer
 
 from distblock import BlockTrainer
@@ -108,7 +109,7 @@ def check(run: Path, expected: dict[str, Any]) -> None:
     assert len(samples) == 1, "each sample exactly once an epoch"
 
 
-@pytest.mark.parametrize("regime", ["wavefront"])
+@pytest.mark.parametrize("regime", ["wavefront", further("parallel")])
 def test_told_to_end_it_takes_one_more_checkpoint(tmp_path: Path, uninterrupted: dict[str, Any], regime: str):
     caches = ["--regime.cache-dir", str(tmp_path / "caches")] if regime == "wavefront" else []
     process = start(tmp_path, "train", "--run-dir", "run", *SMALL, *REGIMES[regime], *caches)

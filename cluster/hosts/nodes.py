@@ -30,7 +30,7 @@ def start_node(popen: Popen, arguments: Sequence[str], environment: dict[str, st
     Args:
         popen: ``subprocess.Popen``, or a host's.
         arguments: what makes it a head or a worker, its address, its resources.
-        environment: all of its environment.
+        environment: all of its environment, but for what Ray starts ahead.
     """
     command = [RAY, "start", *arguments, "--disable-usage-stats", "--block"]
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}

@@ -125,7 +125,7 @@ def nearest_border(seconds: float) -> int:
 
 
 def border_s(bucket: int) -> float:
-    """Seconds at a bucket's upper border, which belongs to it."""
+    """Seconds at a bucket's upper border."""
     return _GROWTH**bucket
 
 
