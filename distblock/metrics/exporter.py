@@ -1,9 +1,9 @@
 """The Prometheus exporter: what a run has counted so far, over HTTP.
 
-Recording costs nothing here: a scrape takes some milliseconds to read the account, in a registry of the run's own (the
-client library's counters live in one that all of a process shares, and add a creation time to each series). An account
-goes back with its run, to a checkpoint, and a counter must not: Prometheus takes one that falls for one that began
-anew. So counters go on from what they said last, and what is done again counts again.
+Recording costs nothing here: a scrape reads the account, in a registry of the run's own (the client library's counters
+live in one that all of a process shares, and add a creation time to each series). An account goes back with its run, to
+a checkpoint, and a counter must not: Prometheus takes one that falls for one that began anew. So counters go on from
+what they said last, and what is done again counts again.
 
 A counter that appears with its first failure has, for Prometheus, never risen: `increase` needs the 0 before it. So
 every counter whose labels are known begins at 0, and what never happens can be told from what is not measured.

@@ -10,8 +10,10 @@ Source: Masson, Rim, Lee 2019, "DDSketch: a fast and fully-mergeable quantile sk
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 ACCURACY = 0.01
@@ -70,9 +72,11 @@ class Histogram:
             buckets=buckets,
         )
 
-    def upto(self, border: int) -> int:
-        """How many lie in this bucket and those below: of no more than `border_s` seconds."""
-        return sum(count for bucket, count in self.buckets.items() if bucket <= border)
+    def upto(self, borders: Iterable[int]) -> list[int]:
+        """How many lie in each of these buckets and those below it: of no more than its `border_s` seconds."""
+        buckets = sorted(self.buckets)
+        counts = list(accumulate((self.buckets[bucket] for bucket in buckets), initial=0))
+        return [counts[bisect_right(buckets, border)] for border in borders]
 
     def quantile(self, share: float) -> float | None:
         """Seconds that a share of them do not exceed, within `ACCURACY`; None of none.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import get_args
 
 from distblock.messages import Part
 from distblock.metrics import catalogue
 from distblock.metrics.accounting import Account, PassSums
 from distblock.metrics.catalogue import BORDERS, Metric
 from distblock.metrics.histogram import Histogram
-from distblock.metrics.hops import EdgeSums
+from distblock.metrics.hops import EdgeSums, HopPath
 
 Series = tuple[Metric, tuple[str, ...]]
 """A metric and the values of its labels, without the run's."""
@@ -18,7 +19,6 @@ Series = tuple[Metric, tuple[str, ...]]
 INFINITE, SUM = "+Inf", "sum"
 """Of a histogram: the bound of its last bucket, and what stands for its sum in the place of a bound."""
 
-_PATHS = ("in_process", "same_node", "cross_node")
 _PHASES = ("encode", "put", "fetch", "decode")
 
 
@@ -68,7 +68,7 @@ def _of_edge(sums: EdgeSums) -> Iterator[tuple[Series, float]]:
     yield (catalogue.BACKPRESSURE, (name,)), sums.backpressure_s
     for phase in _PHASES:
         yield (catalogue.HOP_SECONDS, (name, phase)), getattr(sums, f"{phase}_s")
-    for path in _PATHS:
+    for path in get_args(HopPath):
         count = getattr(sums, f"{path}_hops")
         if count:
             yield (catalogue.HOPS, (name, path)), count
@@ -77,8 +77,8 @@ def _of_edge(sums: EdgeSums) -> Iterator[tuple[Series, float]]:
 def _durations(name: str, durations: Histogram) -> Iterator[tuple[Series, float]]:
     if not durations.count:
         return
-    for bound_s, border in BORDERS.items():
-        yield (catalogue.HOP_DURATION, (name, str(bound_s))), durations.upto(border)
+    for bound_s, count in zip(BORDERS, durations.upto(BORDERS.values()), strict=True):
+        yield (catalogue.HOP_DURATION, (name, str(bound_s))), count
     yield (catalogue.HOP_DURATION, (name, INFINITE)), durations.count
     yield (catalogue.HOP_DURATION, (name, SUM)), durations.sum_s
 

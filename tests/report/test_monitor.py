@@ -6,40 +6,14 @@ import re
 import urllib.request
 from io import StringIO
 
+from report.reports import report
 from rich.console import Console
 
 from distblock.config import make_config
-from distblock.messages import Item, StageReport, WorkerReport
 from distblock.metrics.accounting import Account
 from distblock.preparation import prepare
 from distblock.report.monitor import Monitor
 from distblock.schedule.stopping import Patience
-
-
-def report(number: int) -> WorkerReport:
-    """Worker 0 has trained on 64 samples."""
-    stage = StageReport(
-        stage=0,
-        role="train",
-        loss_sum=64.0,
-        transport_cost_sum=0.0,
-        num_correct=32,
-        num_samples=64,
-        compute_s=0.5,
-        lr=0.1,
-    )
-    return WorkerReport(
-        worker=0,
-        item=Item.of_batch(number, 64),
-        stages=(stage,),
-        arrivals=(),
-        departures=(),
-        started_s=0.0,
-        finished_s=0.5,
-        idle_s=0.25,
-        peak_memory_bytes=1_000,
-        node="10.0.0.1",
-    )
 
 
 def test_the_exporter_goes_on_with_the_run_that_has_gone_back():
@@ -66,12 +40,12 @@ def test_the_exporter_goes_on_with_the_run_that_has_gone_back():
 
     with monitor:
         monitor.begin()
-        monitor.record(report(0))
+        monitor.record(report(0, stages=range(1)))
         checkpoint = Account.from_json(monitor.account.to_json())
         hops = monitor.hops_table()
-        monitor.record(report(1))
-        assert trained() == 128
+        monitor.record(report(1, stages=range(1)))
+        assert trained() == 100
         monitor.restore(checkpoint, hops, elapsed_s=0.0)
-        assert trained() == 128
-        monitor.record(report(1))
-        assert trained() == 192
+        assert trained() == 100
+        monitor.record(report(1, stages=range(1)))
+        assert trained() == 150
