@@ -250,9 +250,10 @@ def why(run: Positional[str], json: bool = False) -> None:
 def plan(arguments: Sequence[str]) -> None:
     """``distblock plan [--seats SPEC ...] [--KEY VALUE ...]``."""
     from distblock import plans
+    from distblock.planning import request
 
     if _wants_help(arguments):
-        print(plans.USAGE)
+        print(request.USAGE)
         return
     plans.main(arguments, for_tables())
 

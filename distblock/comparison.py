@@ -88,16 +88,20 @@ def run_all(settings: Mapping[str, dict[str, Any]], *, seeds: int, folder: Path)
 
 
 def costs_table(summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
-    """A row a setting: accuracy on the test part, and what it cost."""
+    """A row a setting: accuracy on the test part, and what it cost: what crosses between blocks as it is, and what was
+    sent of it by its codec from worker to worker."""
     table = Table(title=f"test accuracy: mean and {CONFIDENCE:.0%} interval of the mean over seeds")
-    headings = ("chosen stage", "last stage", "wall time", "worker-hours", "memory a worker", "between blocks")
+    headings = ("chosen stage", "last stage", "wall time", "worker-hours", "memory a worker", "between blocks", "sent")
     for heading in ("", *headings):
         table.add_column(heading, justify="right" if heading else "left")
     for name, runs in summaries.items():
         wall_s = statistics.mean(run["wall_s"] for run in runs)
         hours = statistics.mean(run["wall_s"] * run["num_workers"] / 3600 for run in runs)
         peak = max(stage["peak_memory_bytes"] for run in runs for stage in run["stages"])
-        crossed = statistics.mean(sum(edge["payload_bytes"] for edge in run["edges"]) for run in runs)
+        crossed, sent = (
+            statistics.mean(sum(edge[key] for edge in run["edges"]) for run in runs)
+            for key in ("payload_bytes", "wire_bytes")
+        )
         table.add_row(
             name,
             interval([run["test_accuracy"] for run in runs]),
@@ -106,6 +110,7 @@ def costs_table(summaries: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
             f"{hours:.3f}",
             size(peak),
             size(crossed),
+            size(sent),
         )
     return table
 

@@ -8,19 +8,23 @@ resumed run keeps it, whatever its lines are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
 import torch
 
-from distblock.config import Codec, Config
+from distblock.codecs.edge import kept_sample_bytes
+from distblock.config import ChannelConfig, Codec, Config
 from distblock.learning.blueprint import Build, draw_blueprint
 from distblock.metrics.hops import edge_name
 from distblock.planning.inputs import entering
 from distblock.planning.profile import CodecProfile, measure_codec
 from distblock.preparation import Prepared
 from distblock.runtime.lines import bit_rate
+
+KEEPING = tuple(codec for codec in ChannelConfig.REMEMBERING if codec != "vq")
+"""Codecs that keep samples; vector quantisation keeps a codebook."""
 
 
 def settled(
@@ -57,6 +61,20 @@ def settled(
 def choose(offered: Sequence[Codec], costs: Mapping[Codec, CodecProfile], bytes_per_s: float) -> Codec:
     """The codec with which a byte of activations takes the fewest seconds; of equal ones the first."""
     return min(offered, key=lambda codec: _seconds(costs[codec], bytes_per_s))
+
+
+def short_of_room(prepared: Prepared) -> Iterator[str]:
+    """In words, of each edge whose codec keeps samples and has no room for all of them."""
+    channel, num_train = prepared.config.channel, prepared.plan.num_train
+    for edge, shapes in enumerate(prepared.blueprint.entering):
+        codec, sample_bytes = channel.codec_of(edge), kept_sample_bytes(shapes)
+        count = channel.codec_cache_bytes // sample_bytes
+        if codec in KEEPING and count < num_train:
+            yield (
+                f"edge {edge_name(edge)}: {codec} keeps {count:,} of {num_train:,} samples at each end"
+                f" (channel.codec_cache_bytes {channel.codec_cache_bytes}); the others cross as at their first time."
+                f" {num_train * sample_bytes} would keep all"
+            )
 
 
 def as_before(config: Config, before: Config) -> Config:
@@ -100,7 +118,7 @@ def _costs(prepared: Prepared, edge: int, model: Build | None) -> dict[Codec, Co
         device=torch.device("cpu"),
         build=model,
     )
-    return {codec: measure_codec(codec, features) for codec in config.channel.auto_codecs}
+    return {codec: measure_codec(codec, features, channel=config.channel) for codec in config.channel.auto_codecs}
 
 
 def _seconds(cost: CodecProfile, bytes_per_s: float) -> float:

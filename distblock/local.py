@@ -158,8 +158,8 @@ class _Loop:
         departures = work.departures
         if item.purpose == "store":
             assert self._cache is not None
-            codec = self._spec.config.channel.codec
-            departures += (self._cache.store(item, work.features, labels, codec=codec, staging=self._staging),)
+            channel = self._spec.config.channel
+            departures += (self._cache.store(item, work.features, labels, channel=channel, staging=self._staging),)
         finished_s = time.perf_counter()
         observer.record(
             WorkerReport(

@@ -7,65 +7,31 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from rich.console import Console
 
-from distblock.config import Codec, Config, dump_config, make_config
+from distblock.config import Config, dump_config
 from distblock.data.dataset import DataSet
 from distblock.data.opening import open_data
 from distblock.errors import InputError
-from distblock.flags import check_folder, quantity, read_settings, take_several, whole_number
 from distblock.learning.blueprint import Build, Problem
 from distblock.learning.partition import balance
 from distblock.planning.costs import Costs
+from distblock.planning.forecast import Telling, forecast, forecast_table
 from distblock.planning.layout import Plan, Seat
 from distblock.planning.planner import Planner, quickest
 from distblock.planning.profile import Profile, profile
+from distblock.planning.request import Request, num_workers, read_request
 from distblock.planning.settings import apply
 from distblock.planning.surroundings import look_around
 from distblock.planning.tables import alternatives_table, explain, plan_table, profile_table
 from distblock.planning.trials import Trials
 from distblock.runtime.group import Group
-
-USAGE = """usage: distblock plan [OPTIONS] [--config FILE.yaml] [--KEY VALUE ...]    (the settings of distblock train)
-
-  --seats SPEC ...       workers that there may be, as NODE[:SPEED[:MEMORY]], such as here:1:2gb far:0.5; default:
-                         resources.workers, or a worker a core, on this machine
-  --link-rate RATE       between nodes, such as 100mbit; needed where seats are on several nodes
-  --cores N              of each node; default: this machine's
-  --memory SIZE          of each worker at most, such as 800mb; default: any
-  --codecs NAME ...      that an edge may have, the preferred one first; default: channel.codec, or
-                         channel.auto_codecs
-  --to FILE.yaml         write the settings with the plan in them
-"""
-
-OWN = ("--seats", "--link-rate", "--cores", "--memory", "--codecs", "--to")
+from distblock.schedule.parcels import parcel_size
 
 NEIGHBOURS = 3
 """Partitions that are looked at for each candidate that is wanted."""
-
-_BITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
-_BYTES = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What is to be planned, and with what.
-
-    Attributes:
-        config: the run's settings.
-        seats: workers that there may be.
-        link_bytes_per_s: between nodes.
-        cores: of each node; none: this machine's.
-        codecs: that an edge may have.
-    """
-
-    config: Config
-    seats: tuple[Seat, ...]
-    link_bytes_per_s: float = math.inf
-    cores: int | None = None
-    codecs: tuple[Codec, ...] = ("fp32",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,42 +64,16 @@ def main(arguments: Sequence[str], console: Console) -> None:
     console.print(alternatives_table(found.plan, found.others))
     for line in explain(found.plan, found.others):
         console.print(line, soft_wrap=True)
+    if request.telling is not None:
+        telling = _as_planned(request.telling, found.plan, request.config)
+        told = forecast(found.plan, found.planner.costs.around, telling)
+        console.print(forecast_table(told, telling))
     planned = apply(found.plan, request.config)
     if to is None:
         console.print(f"distblock train ... {' '.join(_flags(planned))}", soft_wrap=True)
     else:
         Path(to).write_text(dump_config(planned))
         console.print(f"distblock train --config {to}", soft_wrap=True)
-
-
-def read_request(arguments: Sequence[str]) -> tuple[Request, str | None]:
-    """What the command line asks for, and where the plan is to be written.
-
-    Raises:
-        InputError: an option or a setting cannot be.
-    """
-    options, rest = take_several(arguments, OWN)
-    config = make_config(read_settings(rest))
-    memory = quantity(_last(options, "--memory"), "--memory", _BYTES) if "--memory" in options else math.inf
-    default = config.resources.workers or len(os.sched_getaffinity(0))
-    words = options.get("--seats") or ["here"] * default
-    seats = tuple(_seat(word, memory) for word in words)
-    if "--link-rate" in options:
-        rate = quantity(_last(options, "--link-rate"), "--link-rate", _BITS) / 8
-    elif len({seat.node for seat in seats}) > 1:
-        raise InputError("--link-rate: expected the rate between the nodes of --seats, such as 100mbit, got nothing")
-    else:
-        rate = math.inf
-    cores = whole_number(_last(options, "--cores"), where="--cores") if "--cores" in options else None
-    codecs: list[Codec] = []
-    for name in options.get("--codecs", config.channel.offered):
-        if name not in get_args(Codec):
-            raise InputError(f"--codecs: expected some of {', '.join(get_args(Codec))}, got {name}")
-        codecs.append(name)  # type: ignore[arg-type]
-    to = _last(options, "--to") if "--to" in options else None
-    if to is not None:
-        check_folder(to, where="--to")
-    return Request(config=config, seats=seats, link_bytes_per_s=rate, cores=cores, codecs=tuple(codecs)), to
 
 
 def search(request: Request, *, model: Build | None = None, dataset: Callable[..., Any] | None = None) -> Found:
@@ -146,7 +86,9 @@ def search(request: Request, *, model: Build | None = None, dataset: Callable[..
     _check(config)
     data = open_data(config.data, seed=config.seed, dataset=dataset)
     seats = request.seats
-    together = max(1, min(len(seats), request.cores or len(os.sched_getaffinity(0))))
+    cores = request.cores or len(os.sched_getaffinity(0))
+    # Workers share cores' memory bandwidth, but not GPUs.
+    together = 1 if config.resources.gpus_per_worker else max(1, min(len(seats), cores))
     problem = Problem(
         in_channels=data.info.channels, image_size=data.info.image_size, num_classes=data.info.num_classes
     )
@@ -225,6 +167,8 @@ def planned(
     found = search(_here(config), model=model, dataset=dataset)
     for line in explain(found.plan, found.others):
         note(line)
+    if config.address is not None:
+        note(f"It is for workers as quick as this machine, on one node: the cluster {config.address} was not measured.")
     plan = apply(found.plan, config)
     # Its lines are this machine's: which codec an edge has is settled where the workers are.
     return plan.model_copy(update={"channel": config.channel}) if config.channel.codec == "auto" else plan
@@ -263,9 +207,8 @@ def candidates(config: Config, count: int) -> dict[tuple[int, ...], Plan]:
 
 
 def _here(config: Config) -> Request:
-    """Workers on this machine: as many as the settings say, or one a core."""
-    count = config.resources.workers or len(os.sched_getaffinity(0))
-    return Request(config=config, seats=(Seat(),) * count, codecs=config.channel.offered)
+    """Workers on this machine."""
+    return Request(config=config, seats=(Seat(),) * num_workers(config), codecs=config.channel.offered)
 
 
 def _moved(cuts: tuple[int, ...], num_blocks: int) -> Iterator[tuple[int, ...]]:
@@ -293,20 +236,11 @@ def _check(config: Config) -> None:
         raise InputError("plan: expected no model.cuts, which are what is planned, got some; leave them out")
 
 
-def _seat(word: str, memory_bytes: float) -> Seat:
-    node, *more = word.split(":")
-    try:
-        speed = float(more[0]) if more else 1.0
-    except ValueError:
-        speed = 0.0
-    if not node or len(more) > 2 or speed <= 0:
-        raise InputError(f"--seats: expected NODE, NODE:SPEED or NODE:SPEED:MEMORY, such as here:0.5:2gb, got {word}")
-    own = quantity(more[1], "--seats", _BYTES) if len(more) == 2 else memory_bytes
-    return Seat(node=node, speed=speed, memory_bytes=own)
-
-
-def _last(options: dict[str, list[str]], name: str) -> str:
-    return options[name][-1] if options[name] else ""
+def _as_planned(telling: Telling, plan: Plan, config: Config) -> Telling:
+    """With parcels as they would be."""
+    size = parcel_size(config, ())
+    size.tell(0, max(piece.compute_s for piece in plan.pieces))
+    return replace(telling, per_call=size.count)
 
 
 def _flags(config: Config) -> list[str]:

@@ -87,8 +87,8 @@ def judge_run(directory: RunDirectory) -> Verdict:
 
 def recorded(timeline: pa.Table, config: Config, summary: Mapping[str, Any]) -> Recording:
     """A run's last stretch of which all is known; as for `why`."""
-    calls = summary.get("driver_calls", 0)
-    return recording(timeline, config, driver_s=summary["driver_busy_s"] / calls if calls else 0.0)
+    handled = summary.get("driver_microbatches", 0)
+    return recording(timeline, config, driver_s=summary["driver_busy_s"] / handled if handled else 0.0)
 
 
 def judge_recording(found: Recording, config: Config, summary: Mapping[str, Any]) -> Verdict:

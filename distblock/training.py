@@ -112,6 +112,8 @@ class Training:
                 prepared = self._with_codecs(prepared, job)
                 job = self._job(prepared)
             self.config = prepared.config
+            for line in edge_codecs.short_of_room(prepared):
+                self._console.print(line)
             return self._train(prepared, job, stack, is_resumed=is_resumed)
 
     def _as_before(self, before: Config) -> Config:
@@ -185,7 +187,7 @@ class Training:
                 lines=monitor.lines,
                 memcpy_bytes_per_s=monitor.memcpy_bytes_per_s,
                 driver_busy_s=monitor.driver_busy_s,
-                driver_calls=monitor.driver_calls,
+                driver_microbatches=monitor.driver_microbatches,
             )
         loggers.conclude(summary)
         manifest = {**about(prepared), **_figures(summary)}

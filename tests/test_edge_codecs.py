@@ -10,7 +10,7 @@ import pytest
 
 from distblock import BlockTrainer, edge_codecs
 from distblock.config import Codec, make_config
-from distblock.edge_codecs import choose, settled
+from distblock.edge_codecs import choose, settled, short_of_room
 from distblock.errors import InputError
 from distblock.planning.profile import CodecProfile
 from distblock.preparation import Prepared, prepare
@@ -42,7 +42,7 @@ def prepared() -> Prepared:
 
 
 def test_edges_between_hosts_have_one_and_those_within_have_none(prepared: Prepared, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(edge_codecs, "measure_codec", lambda codec, _: COSTS[codec])
+    monkeypatch.setattr(edge_codecs, "measure_codec", lambda codec, _, **__: COSTS[codec])
     said: list[str] = []
     found = settled(prepared, {2: 2.5e6}, note=said.append)
     assert found.config.channel.codec == "fp32"
@@ -53,15 +53,27 @@ def test_edges_between_hosts_have_one_and_those_within_have_none(prepared: Prepa
     assert found.blueprint.sample_bytes[2] < prepared.blueprint.sample_bytes[2] / 3
 
 
+def test_codecs_that_keep_samples_say_how_many_they_have_no_room_for():
+    model = {"name": "resnet8", "stages": 3}
+    # A sample of digits' 8 x 8 images is 16 x 8 x 8 values behind the first stage, and 32 x 4 x 4 behind the second.
+    channel = {"codec": "diff4", "edge_codecs": {"1": "vq"}, "codec_cache_bytes": 2 * 512 * 1000}
+    found = prepare(make_config({"model": model, "channel": channel}))
+    [said] = short_of_room(found)
+    assert said.startswith("edge 1->2: diff4 keeps 1,000 of 1,294 samples at each end")
+    assert said.endswith(f"{2 * 512 * 1294} would keep all")
+    larger = {**channel, "codec_cache_bytes": 2 * 512 * 1294}
+    assert list(short_of_room(prepare(make_config({"model": model, "channel": larger})))) == []
+
+
 def test_a_line_without_a_rate_is_no_reason_for_a_codec(prepared: Prepared, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(edge_codecs, "measure_codec", lambda codec, _: COSTS[codec])
+    monkeypatch.setattr(edge_codecs, "measure_codec", lambda codec, _, **__: COSTS[codec])
     said: list[str] = []
     assert settled(prepared, {1: None}, note=said.append).config.channel.edge_codecs == {}
     assert said == ["edge 0->1: fp32, since its line has no rate"]
 
 
 def test_an_edge_with_a_codec_of_its_own_keeps_it(prepared: Prepared, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(edge_codecs, "measure_codec", lambda codec, _: COSTS[codec])
+    monkeypatch.setattr(edge_codecs, "measure_codec", lambda codec, _, **__: COSTS[codec])
     channel = prepared.config.channel.model_copy(update={"edge_codecs": {2: "fp16"}})
     config = prepared.config.model_copy(update={"channel": channel})
     changed = Prepared(**{**vars(prepared), "config": config})

@@ -25,7 +25,8 @@ from distblock.bench.workers import Settings, measure_workers, prepare_run
 from distblock.errors import InputError
 from distblock.learning.partition import balance
 from distblock.planning.layout import Seat
-from distblock.plans import Request, search
+from distblock.planning.request import Request
+from distblock.plans import search
 
 Cuts = tuple[int, ...]
 

@@ -27,8 +27,9 @@ from distblock.config import Codec
 from distblock.errors import InputError
 from distblock.planning.layout import Plan, Seat
 from distblock.planning.profile import profile
+from distblock.planning.request import Request
 from distblock.planning.trials import try_out
-from distblock.plans import Request, choose
+from distblock.plans import choose
 from distblock.runtime.group import Group
 
 

@@ -149,13 +149,13 @@ class _Watch(Silent):
         self._well_under_way = well_under_way
         self.is_well_under_way = threading.Event()
         self.timeline = Timeline()
-        self.calls, self.driver_s = 0, 0.0
+        self.microbatches, self.driver_s = 0, 0.0
 
     def record_passage(self, report: WorkerReport | DataReport, handling: Handling) -> None:
         self.timeline.record(report, handling)
 
-    def record_driver(self, busy_s: float) -> None:
-        self.calls, self.driver_s = self.calls + 1, self.driver_s + busy_s
+    def record_driver(self, busy_s: float, num_microbatches: int) -> None:
+        self.microbatches, self.driver_s = self.microbatches + num_microbatches, self.driver_s + busy_s
 
     def record(self, report: WorkerReport) -> None:
         time.sleep(self._busy_s)
@@ -252,7 +252,7 @@ def measure(options: Options, planted: Planted | None) -> Verdict:
             driver.carry_out(job, people, course, watch, note=print)
     timeline = watch.timeline.table()
     counting = timeline.filter(pc.field("number") >= options.warmup)
-    found = recording(counting, config, driver_s=watch.driver_s / watch.calls)
+    found = recording(counting, config, driver_s=watch.driver_s / watch.microbatches)
     return judge(found, codec=config.channel.codec)
 
 

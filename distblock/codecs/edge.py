@@ -7,6 +7,7 @@ a network passes on crosses as it is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -224,6 +225,11 @@ class EdgeCodec:
             case _:
                 difference = Quantized(_BITS[self.name])
                 return Difference(capacity, difference=difference, first=whole, whole=whole, device=device)
+
+
+def kept_sample_bytes(shapes: Iterable[tuple[int, ...]]) -> int:
+    """What each end keeps of a sample, where its codec keeps samples, by the shape of each of its tensors."""
+    return KEPT.itemsize * sum(math.prod(shape) for shape in shapes)
 
 
 def _kept_bytes_of(features: Features) -> int:

@@ -25,13 +25,11 @@ from distblock.config import Config
 from distblock.learning.network import Block, detach, joined, main_tensor, part_of, run_blocks, versions_of
 from distblock.learning.objective import Multiplier, local_loss, multiplier_start, stage_tau, stage_transport_cost
 from distblock.learning.optimizer import build_optimizer, lr_factor
+from distblock.learning.precision import computing_in
 from distblock.learning.replicas import AllHere, Averaging, Replicas
 from distblock.messages import Item
 from distblock.seeds import derive_seed
 from distblock.shares import share
-
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-"""What a precision computes in; fp32 does without autocast."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +96,7 @@ class Stage:
         self.tau = stage_tau(config.objective.tau, varying=config.objective.varying, stage=index, num_stages=num_stages)
         self._label_smoothing = config.objective.label_smoothing
         self._clip_norm = config.optimizer.clip_norm
-        self._autocast = AUTOCAST.get(config.precision)
+        self._precision = config.precision
         self._channels_last = config.model.channels_last
         self._seed = derive_seed(config.seed, "stage", index)
         self.lap = 0
@@ -175,7 +173,7 @@ class Stage:
         for block in blocks:
             for _, module in block.modules:
                 module.eval()
-        with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
+        with computing_in(self._precision, self.device.type):
             parts = [part_of(features, part) for _, part in self._shares(features)]
             return joined([run_blocks(blocks, part)[0] for part in parts])
 
@@ -261,7 +259,7 @@ class Stage:
 
     def loss_terms(self, features: Features) -> tuple[Features, Tensor, Tensor | None]:
         """The output, logits ``(N, classes)`` in fp32, and the transport cost (None where there is none)."""
-        with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
+        with computing_in(self._precision, self.device.type):
             leaving, residuals = run_blocks(self.blocks, features)
             logits = self.module["classifier"](main_tensor(leaving))
         return leaving, logits.float(), stage_transport_cost(features, leaving, residuals)

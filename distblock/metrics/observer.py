@@ -39,8 +39,9 @@ class Observer(Recorder, Protocol):
         """A microbatch was dropped, since its receiver was too slow."""
         ...
 
-    def record_driver(self, busy_s: float) -> None:
-        """The driver has worked for so long, since the end of the last call, and waits for that of another."""
+    def record_driver(self, busy_s: float, num_microbatches: int) -> None:
+        """The driver has worked for so long, since the end of the last call, which had so many microbatches, and waits
+        for that of another."""
         ...
 
     def record_standing(self, standings: Sequence[Standing]) -> None:
@@ -85,7 +86,7 @@ class Silent:
     def record_drop(self, edge: int) -> None:
         """Nothing is kept."""
 
-    def record_driver(self, busy_s: float) -> None:
+    def record_driver(self, busy_s: float, num_microbatches: int) -> None:
         """Nothing is kept."""
 
     def record_standing(self, standings: Sequence[Standing]) -> None:

@@ -51,9 +51,9 @@ class Costs:
         return len(self._profile.blocks)
 
     @property
-    def cores(self) -> int:
-        """Of each node."""
-        return self._around.cores
+    def around(self) -> Surroundings:
+        """What the workers have around them."""
+        return self._around
 
     def offered(self, blocks: range, seat: Seat, before: Seat | None) -> Iterator[Piece]:
         """A worker's part with each codec that may enter it, the preferred one first, whether or not it fits.
@@ -101,12 +101,13 @@ class Costs:
             f"worker {place}, blocks {piece.blocks.start} to {piece.blocks.stop - 1}": piece.compute_s
             for place, piece in enumerate(pieces)
         }
-        paces |= {f"the link into worker {place}": piece.link_s for place, piece in enumerate(pieces) if piece.link_s}
-        paces["reading the data"] = around.data_s
+        paces |= _links_s(pieces)
+        paces["reading the data"] = around.data_s / around.data_workers
         # Data are read, and calls are made, beside the first worker.
         busy = {pieces[0].seat.node: around.data_s + around.call_s * (len(pieces) + 1)}
         for piece in pieces:
-            busy[piece.seat.node] = busy.get(piece.seat.node, 0.0) + self._replicas * piece.compute_s
+            own_s = around.call_s + around.threads * (piece.compute_s - around.call_s)
+            busy[piece.seat.node] = busy.get(piece.seat.node, 0.0) + self._replicas * own_s
         paces |= {f"the cores of node {node}": seconds / around.cores for node, seconds in busy.items()}
         slowest = max(paces, key=paces.__getitem__)
         return Plan(pieces=tuple(pieces), pace_s=paces[slowest], slowest=slowest, num_samples=self._profile.num_samples)
@@ -172,6 +173,24 @@ class Costs:
         passing = 2 * max(own[block].leaving_bytes for block in blocks)
         moving = IN_FLIGHT * leaving
         return self._around.base_bytes + state + (ALLOCATED * (kept + passing) + moving) / self._replicas
+
+
+def _links_s(pieces: Sequence[Piece]) -> dict[str, float]:
+    """What edges take; those from one node to another share the link between these."""
+    found: dict[str, float] = {}
+    shared: dict[tuple[str, str], list[int]] = {}
+    for place, piece in enumerate(pieces):
+        before = pieces[place - 1].seat.node if place else piece.seat.node
+        if before != piece.seat.node:
+            shared.setdefault((before, piece.seat.node), []).append(place)
+        elif piece.link_s:
+            found[f"the link into worker {place}"] = piece.link_s
+    for places in shared.values():
+        into = " and ".join(map(str, places))
+        found[f"the link into worker{'s' if len(places) > 1 else ''} {into}"] = sum(
+            pieces[place].link_s for place in places
+        )
+    return found
 
 
 def _part_s(piece: Piece) -> tuple[float, float]:

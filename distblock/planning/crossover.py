@@ -39,12 +39,14 @@ class Workload:
         edge_bytes: bytes of a sample's activation, fp32, on each edge between them.
         num_parameters: of all of them.
         batch_size: samples of a step on each worker, where each has the whole network.
+        replicas: workers that share each part.
     """
 
     worker_s: tuple[float, ...]
     edge_bytes: tuple[float, ...]
     num_parameters: int
     batch_size: int
+    replicas: int = 1
 
     def widened(self, factor: float) -> Workload:
         """The network with so many times the channels: activations grow as they do, weights and computing by the
@@ -54,6 +56,7 @@ class Workload:
             edge_bytes=tuple(size * factor for size in self.edge_bytes),
             num_parameters=round(self.num_parameters * factor**2),
             batch_size=self.batch_size,
+            replicas=self.replicas,
         )
 
 
@@ -80,8 +83,9 @@ def ways(work: Workload) -> dict[str, Way]:
     Args:
         work: of two workers or more.
     """
-    count, largest = len(work.worker_s), max(work.edge_bytes)
-    slowest_s, whole_s = max(work.worker_s), sum(work.worker_s)
+    depth, largest = len(work.worker_s), max(work.edge_bytes)
+    count = depth * work.replicas
+    slowest_s, whole_s = max(work.worker_s) / work.replicas, sum(work.worker_s)
     # A step takes a batch on every worker, and each sends as much.
     gradients = 2 * (count - 1) / count * FP32_BYTES * work.num_parameters / (work.batch_size * count)
     blocks = {
@@ -90,7 +94,7 @@ def ways(work: Workload) -> dict[str, Way]:
     }
     return {
         **blocks,
-        "pipeline, back-propagation": Way(bytes_per_sample=largest, pace=PIECES / (PIECES + count - 1) / slowest_s),
+        "pipeline, back-propagation": Way(bytes_per_sample=largest, pace=PIECES / (PIECES + depth - 1) / slowest_s),
         "data parallel": Way(bytes_per_sample=gradients, pace=count / whole_s),
         f"weights every {STEPS} steps": Way(bytes_per_sample=gradients / STEPS, pace=count / whole_s),
     }

@@ -11,6 +11,7 @@ from distblock.codecs.cast import Features, named_tensors, rebuild
 from distblock.config import Config
 from distblock.learning.blueprint import Build, Problem, network
 from distblock.learning.network import detach, run_blocks
+from distblock.learning.precision import computing_in
 
 SAMPLES = 2
 """Different images."""
@@ -35,7 +36,7 @@ def entering(
     size = problem.image_size
     features: Features = torch.randn(SAMPLES, problem.in_channels, size, size)
     for block in network(config, problem, build, needed=range(first))[:first]:
-        with torch.no_grad():
+        with torch.no_grad(), computing_in(config.precision, "cpu"):
             features = detach(run_blocks([block], features)[0])
     times = -(-num_samples // SAMPLES)
     return rebuild(

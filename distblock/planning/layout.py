@@ -34,6 +34,8 @@ class Surroundings:
         base_bytes: of a worker's process without stages.
         call_s: processor seconds that a worker and the driver spend on each call, beside computing.
         data_s: processor seconds in which a microbatch is read.
+        data_workers: that read at once.
+        threads: cores that a worker's computing keeps busy; 0: it computes elsewhere.
     """
 
     cores: int
@@ -42,6 +44,8 @@ class Surroundings:
     base_bytes: float = 0.0
     call_s: float = 0.0
     data_s: float = 0.0
+    data_workers: int = 1
+    threads: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

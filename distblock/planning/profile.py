@@ -28,6 +28,7 @@ from distblock.learning.blueprint import Build, Problem, classifier_of, network
 from distblock.learning.network import Block, detach, main_tensor, run_blocks
 from distblock.learning.objective import local_loss, stage_transport_cost
 from distblock.learning.optimizer import build_optimizer
+from distblock.learning.precision import computing_in
 from distblock.messages import Item
 from distblock.planning.processes import ended_is_told
 
@@ -161,7 +162,10 @@ def _measure(task: _Task) -> Profile:
     middle = outputs[len(outputs) // 2]
     return Profile(
         blocks=tuple(measured),
-        codecs={codec: measure_codec(codec, middle, repeats=task.repeats) for codec in task.codecs},
+        codecs={
+            codec: measure_codec(codec, middle, channel=task.config.channel, repeats=task.repeats)
+            for codec in task.codecs
+        },
         num_samples=count,
         entering_bytes=entering_bytes,
     )
@@ -176,7 +180,7 @@ class _Step:
         self._entering = entering
         self._device = device
         module = nn.ModuleList([each for _, each in block.modules]).to(device).train()
-        with torch.no_grad():
+        with torch.no_grad(), self._computing():
             self.leaving = detach(run_blocks([block], entering)[0])
         shape = tuple(main_tensor(self.leaving).shape[1:])
         self._classifier = classifier_of(task.config, task.problem, shape).to(device).train()
@@ -199,9 +203,13 @@ class _Step:
             classifier_saved_bytes=classifier_saved,
         )
 
+    def _computing(self) -> torch.autocast:
+        return computing_in(self._task.config.precision, self._device.type)
+
     def _run(self, needs_gradient: bool) -> None:
         entering = _fresh(self._entering, needs_gradient)
-        leaving, residuals = run_blocks([self._block], entering)
+        with self._computing():
+            leaving, residuals = run_blocks([self._block], entering)
         cost = stage_transport_cost(entering, leaving, residuals)
         aim = (main_tensor(leaving) * self._gradient).sum()
         loss = local_loss(aim, cost, self._task.config.objective.tau)
@@ -211,7 +219,8 @@ class _Step:
         self._own.step()
 
     def _classify(self) -> None:
-        logits = self._classifier(main_tensor(_fresh(self.leaving, True)))
+        with self._computing():
+            logits = self._classifier(main_tensor(_fresh(self.leaving, True)))
         nn.functional.cross_entropy(logits.float(), self._labels).backward()
         self._of_classifier.step()
 
@@ -266,9 +275,18 @@ def _saved_bytes(step: Callable[[], None]) -> int:
     return sum(kept.values())
 
 
-def measure_codec(name: Codec, features: Features, *, repeats: int = REPEATS) -> CodecProfile:
-    """What a codec takes at both ends: medians of a microbatch's later crossings."""
-    channel = ChannelConfig(codec=name)
+def measure_codec(
+    name: Codec, features: Features, *, channel: ChannelConfig | None = None, repeats: int = REPEATS
+) -> CodecProfile:
+    """What a codec takes at both ends: medians of a microbatch's later crossings.
+
+    Args:
+        name: the codec.
+        features: what crosses.
+        channel: settings of codecs; none: as they are by default.
+        repeats: crossings that count.
+    """
+    channel = (channel or ChannelConfig()).model_copy(update={"codec": name, "edge_codecs": {}})
     count = len(main_tensor(features))
     staging = Staging(main_tensor(features).device)
     ends = [EdgeCodec(channel, run="plan", edge=1, seed=0, staging=staging) for _ in range(2)]

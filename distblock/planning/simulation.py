@@ -28,6 +28,7 @@ def simulate(
     absences: Sequence[Absence] = (),
     in_flight: int = 4,
     data_s: float = 0.0,
+    per_call: int = 1,
     call_s: float = CALL_S,
     driver_s: float = DRIVER_S,
 ) -> Told:
@@ -42,19 +43,23 @@ def simulate(
         absences: of workers; place 1 is the first one.
         in_flight: parcels on an edge.
         data_s: seconds in which a microbatch is read.
+        per_call: microbatches that go together in a parcel.
         call_s, driver_s: see `CALL_S` and `DRIVER_S`.
     """
     sizes = [int(each) for each in wire_bytes] or [0] * len(compute_s)
-    calls = [
-        Call(send_s=call_s, fetch_s=0.0, compute_s=seconds, store_s=0.0, reply_s=call_s)
-        for seconds in (data_s, *compute_s)
-    ]
+    each_s = (data_s, *compute_s)
+    items = [Item.of_batch(number, num_samples) for number in range(microbatches)]
+
+    def call(place: int, parcel: Parcel) -> Call:
+        seconds = each_s[place] * len(parcel.items)
+        return Call(send_s=call_s, fetch_s=0.0, compute_s=seconds, store_s=0.0, reply_s=call_s)
+
     return replay(
         Pipeline(
-            parcels=[Parcel((Item.of_batch(number, num_samples),)) for number in range(microbatches)],
-            call=lambda place, parcel: calls[place],  # noqa: ARG005
+            parcels=[Parcel(tuple(items[start : start + per_call])) for start in range(0, microbatches, per_call)],
+            call=call,
             limits=[Limit(count=in_flight, num_bytes=2**62)] * len(compute_s),
-            size=lambda edge, parcel: sizes[edge],  # noqa: ARG005
+            size=lambda edge, parcel: sizes[edge] * len(parcel.items),
             driver_s=driver_s,
             links=links or {},
             absences=absences,

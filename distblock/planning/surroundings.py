@@ -53,6 +53,8 @@ def look_around(
         base_bytes=0.0 if config.resources.gpus_per_worker else _base_bytes() + CONNECTED_BYTES,
         call_s=CALL_S / size.count,
         data_s=_data_s(config, data),
+        data_workers=config.data.workers,
+        threads=0 if config.resources.gpus_per_worker else config.resources.threads_per_worker,
     )
 
 

@@ -39,7 +39,9 @@ class Recording:
         stages: the first stage of each worker.
         nodes: of each place, the data's first.
         measured_s: from the first call to the driver's being done with the last one.
-        limits, num_feeders, driver_s: as for `Pipeline`.
+        limits, num_feeders: as for `Pipeline`.
+        driver_s: seconds that the driver is busy with each microbatch of a call: most of its work goes by them, and a
+            run's first calls have fewer.
         num_samples: of all parcels together.
     """
 
@@ -71,7 +73,7 @@ class Recording:
             "call": lambda place, parcel: given[place, parcel.number],
             "limits": self.limits,
             "num_feeders": self.num_feeders,
-            "driver_s": self.driver_s,
+            "driver_microbatch_s": self.driver_s,
         }
         return Pipeline(**{**values, **changes})
 
@@ -82,7 +84,7 @@ def recording(timeline: pa.Table, config: Config, *, driver_s: float) -> Recordi
     Args:
         timeline: ``timeline.parquet``.
         config: the run's settings.
-        driver_s: seconds that the driver was busy with each call.
+        driver_s: seconds that the driver was busy with each microbatch of a call.
 
     Raises:
         InputError: the regime has more than one stream, or too little was recorded.

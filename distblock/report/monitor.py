@@ -100,7 +100,7 @@ class Monitor:
         self.wall_s = 0.0
         self.lines: tuple[Line, ...] = ()
         self.memcpy_bytes_per_s: float | None = None
-        self.driver_calls, self.driver_busy_s = 0, 0.0
+        self.driver_microbatches, self.driver_busy_s = 0, 0.0
         self._is_recording = config.metrics.record
         self._interval_s = config.metrics.interval_s
         self._hops = HopsLog(interval_s=self._interval_s)
@@ -241,9 +241,9 @@ class Monitor:
         for account in (self.account, self._settling.account):
             account.record_drop(edge)
 
-    def record_driver(self, busy_s: float) -> None:
-        """The driver has worked for so long, and waits for the end of a call."""
-        self.driver_calls += 1
+    def record_driver(self, busy_s: float, num_microbatches: int) -> None:
+        """The driver has worked for so long on the end of a call, and waits for that of another."""
+        self.driver_microbatches += num_microbatches
         self.driver_busy_s += busy_s
         if self._exporter is not None:
             self._exporter.record_driver(busy_s)

@@ -28,7 +28,7 @@ def summarize(
     lines: Sequence[Line] = (),
     memcpy_bytes_per_s: float | None = None,
     driver_busy_s: float = 0.0,
-    driver_calls: int = 0,
+    driver_microbatches: int = 0,
 ) -> dict[str, Any]:
     """Put a finished run together.
 
@@ -45,7 +45,8 @@ def summarize(
         peak_bytes: most bytes of caches or frozen copies at once.
         lines: what the edges between two hosts lay on in the end.
         memcpy_bytes_per_s: what copying in memory makes on the slowest host.
-        driver_busy_s, driver_calls: seconds in which the driver did not wait, and ends of calls that it handled.
+        driver_busy_s: seconds in which the driver did not wait.
+        driver_microbatches: of the calls whose ends it handled, each once for each worker that it passed.
     """
     last_rows = _last_rows(account.rows())
     stages = [_stage(blueprint, account, row, state[stage]) for stage, row in sorted(last_rows.items())]
@@ -71,7 +72,7 @@ def summarize(
         "set_aside_peak_bytes": peak_bytes,
         "memcpy_bytes_per_s": memcpy_bytes_per_s,
         "driver_busy_s": driver_busy_s,
-        "driver_calls": driver_calls,
+        "driver_microbatches": driver_microbatches,
         "best_stage": best["index"],
         "droppable_stages": list(range(best["index"] + 1, len(stages))),
         "test_accuracy": best["test_accuracy"],

@@ -5,7 +5,8 @@ nothing by themselves, and what is named first is what is worth changing first.
 
 - The slowest worker: its median call as quick as that of the next slowest.
 - An edge: nothing to encode, store, fetch and decode on it; between two hosts, calls into it and their answers, which
-  wait behind the data on the same line, take as long as their quickest tenth.
+  wait behind the data on the same line, take as long as their quickest tenth. One that is twice as fast: half of all
+  that, and half of what they take longer.
 - The data: they are read in no time.
 - The driver: it handles calls in no time, and calls and answers take as long as its quickest tenth.
 - A worker that is uneven: none of its calls takes more than its median one.
@@ -232,34 +233,33 @@ class _Judge:
         }
 
     def _edges(self) -> list[Cause]:
-        quick = self._quickly_called()
         return [
             Cause(
                 kind="edge",
                 where=self._edge(place),
                 place=place,
-                seconds=self._saved_s(self._without_edge(place, quick)),
+                seconds=self._saved_s(self._edges_taking([place], 0.0)),
             )
             for place in self._places
         ]
 
-    def _without_edge(self, place: int, quick: Change) -> Change:
-        free = _hopping([place], 0.0)
-        sender, receiver = self._recording.nodes[place - 1 : place + 1]
-        if sender == receiver:
-            return free
-        return lambda at, call: quick(at, free(at, call)) if at == place else free(at, call)
+    def _edges_taking(self, places: Collection[int], factor: float) -> Change:
+        """Edges into some places take so much of what they took, and so do calls that wait behind what crosses."""
+        hopping, called = _hopping(places, factor), self._called_in(factor)
+        nodes = self._recording.nodes
+        crossed = {place for place in places if nodes[place - 1] != nodes[place]}
+        return lambda at, call: called(at, hopping(at, call)) if at in crossed else hopping(at, call)
 
     def _data(self) -> Cause:
         saved_s = self._saved_s(_computing(0, 0.0))
         return Cause(kind="data", where="reading the data", place=0, seconds=saved_s)
 
     def _driver(self) -> Cause:
-        seconds = self._saved_s(self._quickly_called(), driver_s=0.0)
+        seconds = self._saved_s(self._called_in(0.0), driver_microbatch_s=0.0)
         return Cause(kind="driver", where="the driver", place=0, seconds=seconds)
 
-    def _quickly_called(self) -> Change:
-        """Calls and answers take no longer than their quickest tenth."""
+    def _called_in(self, factor: float) -> Change:
+        """Calls and answers take so much of what they took beyond their quickest tenth."""
         quick = {
             (place, name): _tenth([getattr(call, name) for (at, _), call in self._calls.items() if at == place])
             for place in (0, *self._places)
@@ -267,10 +267,9 @@ class _Judge:
         }
 
         def change(place: int, call: Call) -> Call:
+            took_s = {name: (getattr(call, name), quick[place, name]) for name in _CALLED}
             return replace(
-                call,
-                send_s=min(call.send_s, quick[place, "send_s"]),
-                reply_s=min(call.reply_s, quick[place, "reply_s"]),
+                call, **{name: min(own, least + factor * (own - least)) for name, (own, least) in took_s.items()}
             )
 
         return change
@@ -279,7 +278,7 @@ class _Judge:
         inner = self._places[1:]
         found = []
         if inner:
-            halved_s = self._changed_s(_hopping(inner, 0.5))
+            halved_s = self._changed_s(self._edges_taking(inner, 0.5))
             found.append(self._told(TWICE, halved_s))
             if self._codec == "fp32":
                 # Half the bytes; the cast itself takes time, too, which is not known.

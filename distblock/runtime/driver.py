@@ -169,7 +169,7 @@ class _Run:
         self._edges = [Credits(limit) for limit in self._limits]
         self._caches = job.hosts[0].inputs == "cache"
         self._unread: list[Cell] = []
-        self._num_fed = 0
+        self._num_fed = self._num_handled = 0
         sample_bytes = [job.hosts[0].blueprint.sample_bytes[host.stages.start] for host in job.hosts]
         self._size = parcel_size(job.hosts[0].config, list(zip(sample_bytes, self._limits, strict=True)))
         self._woken_s = time.perf_counter()
@@ -283,7 +283,8 @@ class _Run:
 
     def _next_event(self) -> Event | None:
         """The next end of a call; all that is not waiting for one is the driver's own work."""
-        self._observer.record_driver(time.perf_counter() - self._woken_s)
+        self._observer.record_driver(time.perf_counter() - self._woken_s, self._num_handled)
+        self._num_handled = 0
         try:
             return self._crew.events.get(timeout=LOOK_S)
         except queue.Empty:
@@ -321,6 +322,7 @@ class _Run:
 
     def _finish_hop(self, event: Event, hop: Hop) -> None:
         lane, place, parcel = hop.lane, hop.place, hop.parcel
+        self._num_handled = len(parcel.items)
         # What is stored again has been counted when it was stored first.
         if not lane.lane.rebuilds:
             self._tell(event, hop)

@@ -281,8 +281,10 @@ class StageWorker:
         departures = work.departures
         if item.purpose == "store" and item.stage in self._spec.stages:
             assert self._cache is not None
-            codec = self._spec.config.channel.codec
-            departures += (self._cache.store(item, work.features, fetched.labels, codec=codec, staging=self._staging),)
+            channel = self._spec.config.channel
+            departures += (
+                self._cache.store(item, work.features, fetched.labels, channel=channel, staging=self._staging),
+            )
         self._idle_since_s = self._clock()
         self._strikes.strike("computed", turn, item)
         return Computed(

@@ -95,7 +95,8 @@ class Pipeline:
         limits: of what is in flight on each edge, as many as there are workers.
         size: bytes of a parcel on an edge: ``size(edge, parcel)``.
         num_feeders: data workers.
-        driver_s: seconds that the driver is busy with each call.
+        driver_s: seconds that the driver is busy with each call,
+        driver_microbatch_s: and with each of its microbatches.
         links: what a fetch passes beside the seconds of its call, by edge; the edge into place p > 0 is p - 1.
         absences: of workers, by time.
     """
@@ -106,6 +107,7 @@ class Pipeline:
     size: Callable[[int, Parcel], int] = lambda edge, parcel: 0  # noqa: ARG005
     num_feeders: int = 1
     driver_s: float = 0.0
+    driver_microbatch_s: float = 0.0
     links: Mapping[int, Link] = field(default_factory=dict)
     absences: Sequence[Absence] = ()
 
@@ -156,10 +158,13 @@ class _Clock:
         self._begin(now_s)
         while self._ends:
             end_s, _, place, parcel = heapq.heappop(self._ends)
-            now_s = max(now_s, end_s) + self._pipeline.driver_s
+            now_s = max(now_s, end_s) + self._driver_s(parcel)
             self._dispatcher.finish(place, parcel)
             self._begin(now_s)
         return Told(spans=tuple(self._spans), wall_s=now_s)
+
+    def _driver_s(self, parcel: Parcel) -> float:
+        return self._pipeline.driver_s + self._pipeline.driver_microbatch_s * len(parcel.items)
 
     def _passed_s(self, place: int, parcel: Parcel, asked_s: float) -> float:
         """When all of a parcel has passed its link."""

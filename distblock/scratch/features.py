@@ -25,6 +25,7 @@ from torch import Tensor
 from distblock.codecs.cast import Features, decode, encode
 from distblock.codecs.payload import Header, Payload, TensorHeader
 from distblock.codecs.staging import Staging
+from distblock.config import ChannelConfig
 from distblock.errors import InputError
 from distblock.messages import Departure, Item, Part
 
@@ -144,21 +145,31 @@ class FeatureCache:
         self._writers: dict[str, tuple[pa.ipc.RecordBatchFileWriter, _HashedFile]] = {}
         self._files: dict[Path, FeatureFile] = {}
 
-    def store(self, item: Item, features: Features, labels: Tensor, *, codec: str, staging: Staging) -> Departure:
-        """Append a stage's output; the items of a pass come in order, and its last one finishes the file.
+    def store(
+        self, item: Item, features: Features, labels: Tensor, *, channel: ChannelConfig, staging: Staging
+    ) -> Departure:
+        """Append a stage's output by its edge's codec; the items of a pass come in order, and its last one finishes the
+        file.
 
         Returns:
             The sender's side of the hop; labels are not stored.
         """
         assert item.stage is not None
+        edge = item.stage + 1
         begun_s = time.perf_counter()
         payload = encode(
-            features, labels, codec=codec, run=self._run, edge=item.stage + 1, number=item.number, staging=staging
+            features,
+            labels,
+            codec=channel.codec_of(edge),
+            run=self._run,
+            edge=edge,
+            number=item.number,
+            staging=staging,
         )
         encoded_s = time.perf_counter()
         self._append(self.path(item.stage, item.lap, item.part), _record_batch(payload), is_last=item.closes_pass)
         return Departure(
-            edge=item.stage + 1,
+            edge=edge,
             payload_bytes=payload.payload_bytes,
             wire_bytes=sum(array.nbytes for array in payload.arrays),
             encode_s=encoded_s - begun_s,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from distblock.planning.crossover import STEPS, Workload, ways
@@ -28,6 +30,15 @@ def test_each_way_goes_at_the_pace_of_its_slower_part():
     assert blocks.samples_per_s(10_000) == 10
     assert pipeline.samples_per_s(1e9) == pytest.approx(50 * 8 / 9)
     assert parallel.samples_per_s(1e9) == pytest.approx(2 / 0.03)
+
+
+def test_replicas_halve_what_a_part_takes_and_double_the_workers():
+    found = ways(replace(WORK, replicas=2))
+    assert found["block by block, fp32"].pace == 100
+    assert found["pipeline, back-propagation"].pace == pytest.approx(100 * 8 / 9)
+    # 4 workers: each sends 2 * 3/4 of 20,000 bytes for a step of 40 samples.
+    assert found["data parallel"].pace == pytest.approx(4 / 0.03)
+    assert found["data parallel"].bytes_per_sample == 750
 
 
 def test_wider_networks_send_less_for_what_they_compute():

@@ -104,6 +104,40 @@ def test_two_cores_are_no_four():
     assert planner.by_count(seats(4))[4].slowest == "the cores of node here"
 
 
+def test_threads_take_cores_and_a_gpu_takes_none():
+    profile = network(0.1, 0.1)
+    paces = {}
+    for threads in (0, 1, 2):
+        around = replace(AROUND, cores=1, threads=threads, call_s=0.001)
+        paces[threads] = Planner(Costs(profile, around, codecs=["fp32"])).of_cuts([1], seats(2)).pace_s
+    # A worker's step is 0.08 + 0.001 and its call 0.001; another three calls are the driver's.
+    assert paces[0] == pytest.approx(0.082)
+    assert paces[1] == pytest.approx(2 * 0.082 + 0.003)
+    assert paces[2] == pytest.approx(2 * (2 * 0.081 + 0.001) + 0.003)
+
+
+def test_several_data_workers_read_at_once():
+    around = replace(AROUND, data_s=0.3)
+    one = Planner(Costs(network(0.1, 0.1), around, codecs=["fp32"])).of_cuts([1], seats(2))
+    three = Planner(Costs(network(0.1, 0.1), replace(around, data_workers=3), codecs=["fp32"])).of_cuts([1], seats(2))
+    assert one.slowest == three.slowest == "reading the data"
+    assert (one.pace_s, three.pace_s) == pytest.approx((0.3, 0.1))
+
+
+def test_edges_between_the_same_nodes_share_their_link():
+    profile = network(0.001, 0.001, 0.001, leaving=1_000_000)
+    here, there = Seat(node="a"), Seat(node="b")
+    costs = Costs(profile, AROUND, codecs=["fp32"])
+    once = Planner(costs).of_cuts([1, 2], [here, there, there])
+    # There and back: a link carries both ways at once.
+    back = Planner(costs).of_cuts([1, 2], [here, there, here])
+    twice = Planner(Costs(network(*[0.001] * 4, leaving=1_000_000), AROUND, codecs=["fp32"])).of_cuts(
+        [1, 2, 3], [here, there, here, there]
+    )
+    assert once.pace_s == back.pace_s == pytest.approx(0.01)
+    assert (twice.pace_s, twice.slowest) == (pytest.approx(0.02), "the link into workers 1 and 3")
+
+
 def test_memory_makes_room_for_more_workers():
     planner = Planner(Costs(network(*[0.01] * 4), AROUND, codecs=["fp32"]))
     one = planner.best(seats(1)).pieces[0].memory_bytes

@@ -14,8 +14,9 @@ from distblock.cli import main
 from distblock.config import make_config, read_values
 from distblock.errors import InputError, RunFailedError
 from distblock.planning.layout import Rehearsed, Seat
+from distblock.planning.request import Request, read_request
 from distblock.planning.settings import apply
-from distblock.plans import Request, candidates, read_request, search
+from distblock.plans import candidates, search
 from distblock.plans import main as plan_main
 
 SMALL = ["--data.fraction", "0.3", "--regime.epochs", "1"]

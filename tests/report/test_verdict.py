@@ -21,7 +21,7 @@ from distblock.metrics.exporter import Exporter
 from distblock.metrics.timeline import TIMELINE_SCHEMA
 from distblock.reasons import why_at
 from distblock.report.calibration import Recording, recording
-from distblock.report.verdict import judge
+from distblock.report.verdict import TWICE, judge
 from distblock.report.words import sentences, standing_sentences
 from distblock.schedule.credits import Limit
 from distblock.schedule.replay import Call, Pipeline, replay
@@ -116,41 +116,63 @@ def test_calls_that_wait_behind_the_data_belong_to_the_edge():
     assert (first.kind, first.place) == ("edge", 3)
     # Without it, nothing is left but computing.
     assert verdict.replayed_s - first.seconds == pytest.approx(0.1 * COUNT, rel=0.15)
+    # Four are on their way; all but computing them takes half as long on a link twice as fast.
+    (twice,) = [each for each in verdict.what_ifs if each.change == TWICE]
+    gained = (0.1 + 0.5 + 1.0 + 0.1 + 0.5) / (0.1 + 0.25 + 0.5 + 0.1 + 0.25)
+    assert twice.samples_per_s / verdict.samples_per_s == pytest.approx(gained, rel=0.05)
 
 
 def test_large_parcels_on_a_slow_edge_are_no_stops():
     """A parcel takes as long on its way as it has microbatches; the last one of a pass has few."""
-    stream, parcels = microbatches(110), []
-    while stream:
-        size = (16, 4, 2)[len(parcels) % 3]
-        parcels.append(Parcel(tuple(stream[:size])))
-        stream = stream[size:]
 
     def call(place: int, size: int) -> Call:
         slow_s = 0.13 * size if place == 2 else 0.002
         return replace(CALL if place else DATA, compute_s=0.01 * size, fetch_s=slow_s if place else 0.0)
 
-    calls = {(place, each.number): call(place, len(each.items)) for place in range(3) for each in parcels}
-    found = Recording(
+    first, *others = judge(in_parcels(call), codec="fp32").causes
+    assert (first.kind, first.place) == ("edge", 2)
+    assert [cause for cause in others if cause.kind == "stopped worker"] == []
+
+
+def test_a_driver_that_is_busy_with_every_microbatch():
+    """However many a call has: its calls have 1 to 16, which nothing else makes uneven."""
+
+    def call(place: int, size: int) -> Call:
+        return replace(CALL if place else DATA, compute_s=0.001 * size)
+
+    verdict = judge(in_parcels(call, driver_s=0.05), codec="fp32")
+    first = verdict.causes[0]
+    assert first.kind == "driver"
+    # Three places, 110 microbatches.
+    assert verdict.replayed_s == pytest.approx(3 * 110 * 0.05, rel=0.05)
+    assert first.seconds == pytest.approx(3 * 110 * 0.05 - 110 * 0.001, rel=0.05)
+
+
+def in_parcels(call: Callable[[int, int], Call], *, driver_s: float = 0.001) -> Recording:
+    """Of two workers and data on two hosts, 110 microbatches in parcels of 16, 4 and 2, whose calls are as given by
+    place and size."""
+    stream, parcels = microbatches(110), []
+    while stream:
+        size = (16, 4, 2)[len(parcels) % 3]
+        parcels.append(Parcel(tuple(stream[:size])))
+        stream = stream[size:]
+    return Recording(
         parcels=tuple(parcels),
-        calls=calls,
+        calls={(place, each.number): call(place, len(each.items)) for place in range(3) for each in parcels},
         stages=(0, 1),
         nodes=("a", "a", "b"),
         measured_s=20.0,
         limits=(Limit(count=4, num_bytes=10**9),) * 2,
         num_feeders=1,
-        driver_s=0.001,
+        driver_s=driver_s,
         num_samples=1100,
     )
-    first, *others = judge(found, codec="fp32").causes
-    assert (first.kind, first.place) == ("edge", 2)
-    assert [cause for cause in others if cause.kind == "stopped worker"] == []
 
 
 def test_twice_the_link_and_half_the_bytes():
     found = recorded(lambda place, n: replace(even(place, n), fetch_s=2.0) if place == 3 else even(place, n))
     changes = {each.change: each.samples_per_s for each in judge(found, codec="fp32").what_ifs}
-    assert changes["every link and store twice as fast"] == pytest.approx(10 / ((0.1 + 1.0 + 0.1) / 4), rel=0.1)
+    assert changes[TWICE] == pytest.approx(10 / ((0.1 + 1.0 + 0.1) / 4), rel=0.1)
     assert "activations sent as bf16" in changes
     assert "activations sent as bf16" not in {each.change for each in judge(found, codec="bf16").what_ifs}
 

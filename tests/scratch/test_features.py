@@ -11,6 +11,7 @@ from torch import Tensor
 
 from distblock.codecs.cast import Features
 from distblock.codecs.staging import Staging
+from distblock.config import ChannelConfig, Codec
 from distblock.errors import InputError
 from distblock.messages import Item
 from distblock.scratch.features import FeatureCache
@@ -36,11 +37,12 @@ def item(number: int, num_samples: int, *, closes: bool = False, purpose: str = 
     )
 
 
-def store(cache: FeatureCache, pieces: list[Features], *, codec: str = "fp32") -> Path:
+def store(cache: FeatureCache, pieces: list[Features], *, codec: Codec = "fp32") -> Path:
     for number, features in enumerate(pieces):
         count = len(next(iter(features.values())) if isinstance(features, dict) else features)
         closes = number == len(pieces) - 1
-        cache.store(item(number, count, closes=closes), features, torch.zeros(count), codec=codec, staging=CPU)
+        channel = ChannelConfig(codec=codec)
+        cache.store(item(number, count, closes=closes), features, torch.zeros(count), channel=channel, staging=CPU)
     return cache.path(1, 0, "train")
 
 

@@ -33,6 +33,7 @@ def workload(run: Run) -> Workload | None:
         edge_bytes=tuple(edges[first]["payload_bytes"] / num_samples for first in firsts[1:]),
         num_parameters=sum(stage["num_parameters"] for stage in run.summary["stages"]),
         batch_size=run.config.data.batch_size,
+        replicas=run.config.workers_per_stage,
     )
 
 

@@ -1,0 +1,139 @@
+"""A plan, told as a run: how long some microbatches take, and what each worker does meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from rich.table import Table
+
+from distblock.planning.layout import Plan, Surroundings
+from distblock.planning.simulation import simulate
+from distblock.schedule.replay import Absence, Link, Span
+
+CORES = "the cores of node "
+"""How a plan begins to name cores as its slowest part."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Telling:
+    """What is to be told of a plan.
+
+    Attributes:
+        microbatches: how many.
+        delay_s: each way between two nodes.
+        absences: of workers, in seconds from the beginning; place 1 is the first one.
+        per_call: microbatches that go together.
+        in_flight: parcels on an edge.
+    """
+
+    microbatches: int
+    delay_s: float = 0.0
+    absences: Sequence[Absence] = ()
+    per_call: int = 1
+    in_flight: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """What a worker does, as shares of the whole time.
+
+    Attributes:
+        computing: codecs included.
+        waiting: neither computing nor away.
+        exposed: of that, while its next input was on the link: communication that nothing hides.
+    """
+
+    computing: float
+    waiting: float
+    exposed: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """A plan that was told.
+
+    Attributes:
+        wall_s: from the first call to the end of the last one.
+        samples_per_s: over all of it.
+        first_s: until the first microbatch has left the last worker.
+        shares: of each worker.
+    """
+
+    wall_s: float
+    samples_per_s: float
+    first_s: float
+    shares: tuple[Share, ...]
+
+
+def forecast(plan: Plan, around: Surroundings, telling: Telling) -> Forecast:
+    """Tell it through the driver's own rules.
+
+    Edges between the same two nodes share a link, in each direction. Workers whose node has too few cores for them
+    take as much longer as the plan says.
+    """
+    pieces = plan.pieces
+    nodes = [pieces[0].seat.node, *(piece.seat.node for piece in pieces)]
+    crossed = {place: pair for place, pair in enumerate(pairwise(nodes)) if pair[0] != pair[1]}
+    told = simulate(
+        _compute_s(plan),
+        microbatches=telling.microbatches,
+        num_samples=plan.num_samples,
+        wire_bytes=[piece.wire_bytes for piece in pieces],
+        links={
+            place: Link(
+                name=" to ".join(pair),
+                bytes_per_s=around.link_bytes_per_s,
+                delay_s=telling.delay_s,
+            )
+            for place, pair in crossed.items()
+        },
+        absences=telling.absences,
+        in_flight=telling.in_flight,
+        data_s=around.data_s / around.data_workers,
+        per_call=telling.per_call,
+    )
+    by_place = [[span for span in told.spans if span.place == place] for place in range(1, len(pieces) + 1)]
+    return Forecast(
+        wall_s=told.wall_s,
+        samples_per_s=telling.microbatches * plan.num_samples / told.wall_s,
+        first_s=by_place[-1][0].stored_s,
+        shares=tuple(
+            _share(spans, [each for each in telling.absences if each.place == place], told.wall_s)
+            for place, spans in enumerate(by_place, start=1)
+        ),
+    )
+
+
+def forecast_table(found: Forecast, telling: Telling) -> Table:
+    """A row a worker."""
+    title = (
+        f"{telling.microbatches} microbatches, {telling.per_call} a call: {found.wall_s:.1f} s,"
+        f" {found.samples_per_s:.0f} samples/s, the first one through after {found.first_s:.2f} s"
+    )
+    table = Table(title=title)
+    for heading in ("worker", "computes", "waits", "of it, for its link"):
+        table.add_column(heading, justify="right")
+    for place, share in enumerate(found.shares):
+        table.add_row(str(place), f"{share.computing:.1%}", f"{share.waiting:.1%}", f"{share.exposed:.1%}")
+    return table
+
+
+def _compute_s(plan: Plan) -> list[float]:
+    """Of each worker, as long as it takes beside the others of its node."""
+    node = plan.slowest.removeprefix(CORES) if plan.slowest.startswith(CORES) else None
+    busiest_s = max((piece.compute_s for piece in plan.pieces if piece.seat.node == node), default=plan.pace_s)
+    return [piece.compute_s * (plan.pace_s / busiest_s if piece.seat.node == node else 1.0) for piece in plan.pieces]
+
+
+def _share(spans: Sequence[Span], absences: Sequence[Absence], wall_s: float) -> Share:
+    computing_s = sum(span.finished_s - span.started_s for span in spans)
+    away_s = sum(min(each.end_s, wall_s) - min(each.begin_s, wall_s) for each in absences)
+    waiting_s, exposed_s, free_s = 0.0, 0.0, 0.0
+    for span in spans:
+        waiting_s += span.started_s - free_s
+        exposed_s += max(0.0, min(span.fetched_s, span.started_s) - max(span.asked_s, free_s))
+        free_s = span.finished_s
+    waiting_s += wall_s - free_s - away_s
+    return Share(computing=computing_s / wall_s, waiting=max(0.0, waiting_s) / wall_s, exposed=exposed_s / wall_s)
