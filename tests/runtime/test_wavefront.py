@@ -69,9 +69,9 @@ def test_unequal_epochs_on_fewer_workers(tmp_path: Path):
 
 def test_cache_and_frozen_weights_agree_where_nothing_is_augmented(tmp_path: Path):
     config = {**DIGITS, "executor": "local", "channel": {"edge_codecs": {"1": "bf16"}}}
-    runs = [
+    cache, frozen = (
         summary(config, tmp_path / inputs, name="multi-lap", laps=2, inputs=inputs) for inputs in ("cache", "frozen")
-    ]
+    )
     assert weights(cache) == weights(frozen)
 
 
