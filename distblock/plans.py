@@ -247,4 +247,5 @@ def _flags(config: Config) -> list[str]:
     cuts = ["--model.cuts", *map(str, config.model.cuts)] if config.model.cuts else ["--model.stages", "1"]
     codecs = [f"{edge}={codec}" for edge, codec in config.channel.edge_codecs.items()]
     workers = ["--resources.workers", str(config.resources.workers)]
+    workers += ["--resources.nodes", *config.resources.nodes] if config.resources.nodes else []
     return [*cuts, *workers, *(["--channel.edge-codecs", *codecs] if codecs else [])]

@@ -24,8 +24,8 @@ from distblock.training import Training
 HELP = """usage: distblock tune --search KEY=RANGE [--search KEY=RANGE ...] [--trials N] [--grace N] [--folder DIR]
                       [--config FILE.yaml] [--KEY VALUE ...]
 
-  RANGE            log:LOW:HIGH, uniform:LOW:HIGH or choice:A,B,...; for model.cuts also plan:N, the N partitions with
-                   the highest planned throughput: which of them is accurate, too
+  RANGE            log:LOW:HIGH, uniform:LOW:HIGH or choice:A,B,...; for model.cuts also plan:N, the N partitions
+                   with the highest planned throughput, one after the other: which of them is accurate, too
                    e.g. objective.tau=log:0.3:30, optimizer.lr=log:0.005:0.1, regime.laps=choice:1,2,5,
                    model.stages=choice:2,3,blocks
   --trials N       settings that are tried (default 8), each on one CPU by the plain loop
@@ -47,13 +47,19 @@ def main(arguments: Sequence[str]) -> None:
     folder = Path(options["--folder"])
     ranges, counts = _split(given.get("--search", []))
     config = _check(values, ranges, is_planned=bool(counts))
+    num_trials = whole_number(options["--trials"], where="tune --trials")
+    if counts and num_trials < counts[-1]:
+        raise InputError(
+            f"tune --trials: expected {counts[-1]} or more, one for each partition of model.cuts=plan:{counts[-1]}, got"
+            f" {num_trials}"
+        )
     plans = {} if not counts else candidates(config, counts[-1])
-    planned = {"model.cuts": Range(kind="choice", values=tuple(list(cuts) for cuts in plans))} if plans else {}
+    planned = {"model.cuts": Range(kind="each", values=tuple(list(cuts) for cuts in plans))} if plans else {}
     space = {**ranges, **planned}
     trials = search(
         partial(run_trial, values, str(folder.resolve()), str(Path.cwd())),
         space,
-        num_trials=whole_number(options["--trials"], where="tune --trials"),
+        num_trials=num_trials,
         grace=whole_number(options["--grace"], where="tune --grace"),
         folder=folder,
         address=config.address,

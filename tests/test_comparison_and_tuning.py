@@ -108,6 +108,11 @@ def test_planned_partitions_that_are_none(search: str, message: str):
         tune(["--search", search])
 
 
+def test_planned_partitions_that_there_are_too_few_trials_for():
+    with pytest.raises(InputError, match="expected 9 or more, one for each partition"):
+        tune(["--search", "model.cuts=plan:9"])
+
+
 @pytest.mark.usefixtures("shared_ray")
 def test_tune_finds_the_better_setting(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -123,5 +128,10 @@ def test_tune_finds_the_better_setting(
     assert best.model.cuts is not None
     # Of three blocks.
     assert all(0 < cut < 3 for cut in best.model.cuts)
+    # Two partitions, each as often as the other.
+    tried = [read_values(path)["model"]["cuts"] for path in (tmp_path / "tune").glob("*/config.yaml")]
+    assert len(tried) == 4
+    assert {tried.count(cuts) for cuts in tried} in ({2}, {1, 2})
+    assert len({tuple(cuts) for cuts in tried}) >= 2
     summaries = [json.loads(path.read_text()) for path in (tmp_path / "tune").glob("*/summary.json")]
     assert summaries

@@ -59,6 +59,11 @@ def check_together(config: Config) -> None:
         raise ValueError(
             "resources: expected CPUs or GPUs for a worker, got cpus_per_worker 0 and gpus_per_worker 0; set one"
         )
+    if config.resources.nodes and config.resources.strategy.startswith("STRICT"):
+        raise ValueError(
+            f"resources.strategy: expected PACK or SPREAD beside resources.nodes, which say where each worker is, got"
+            f" {config.resources.strategy}; leave it out"
+        )
     needs_path = config.data.name not in ("digits",) and ":" not in config.data.name
     if needs_path and config.data.path is None:
         raise ValueError(f"data.path: expected the folder of {config.data.name}, got nothing; set --data.path")

@@ -25,6 +25,9 @@ class ResourcesConfig(Section):
     """threads that a worker computes with; results are the same only for the same number"""
     strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
     """how the placement group lays workers out over nodes"""
+    nodes: tuple[str, ...] = ()
+    """addresses of the nodes that workers run on, one a worker in the order of the stages (row by row with replicas),
+    data workers beside the first; such as 10.0.0.1 10.0.0.2; default: any"""
 
 
 Codec = Literal["fp32", "fp16", "bf16", "fp8", "int8", "int4", "topk", "vq", "diff8", "diff4", "diff2"]

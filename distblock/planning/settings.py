@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 from distblock.config import Config, make_config
 from distblock.planning.layout import Plan
 
 
 def apply(plan: Plan, config: Config) -> Config:
-    """The settings with a plan in them: explicit cuts, a worker a stage, and the codec of each edge."""
+    """The settings with a plan in them: explicit cuts, a worker a stage, each edge's codec, and workers' nodes where these
+    are named by their addresses."""
     codecs = {place: piece.codec for place, piece in enumerate(plan.pieces) if place}
     own = {edge: codec for edge, codec in codecs.items() if codec != config.channel.codec}
     values = config.model_dump(mode="json", exclude_unset=True)
@@ -17,7 +20,18 @@ def apply(plan: Plan, config: Config) -> Config:
         values["model"] = {**values["model"], "stages": 1}
         values["model"].pop("cuts")
     values["resources"] = {**values.get("resources", {}), "workers": len(plan.pieces)}
+    nodes = [piece.seat.node for piece in plan.pieces]
+    if config.replicas == 1 and all(map(_is_address, nodes)):
+        values["resources"]["nodes"] = nodes
     values["channel"] = {**values.get("channel", {}), **({"edge_codecs": own} if own else {})}
     if config.channel.codec == "auto":
         values["channel"]["codec"] = "fp32"
     return make_config(values)
+
+
+def _is_address(node: str) -> bool:
+    try:
+        ip_address(node)
+    except ValueError:
+        return False
+    return True

@@ -25,7 +25,7 @@ from distblock.runtime.cluster import check_machine, joined, living, placed
 from distblock.runtime.crew import Crew, Job, State, crew, same
 from distblock.runtime.cuts import Cuts
 from distblock.runtime.lanes import Lane, Waiting
-from distblock.runtime.placement import Resources, bundles, in_rows
+from distblock.runtime.placement import Resources, bundles, in_rows, pinned
 from distblock.runtime.preflight import preflight
 from distblock.runtime.seats import Call, Collect, Event, Hop, Release, Snapshot, StageSeat
 from distblock.runtime.watch import LOOK_S, Watch
@@ -138,7 +138,8 @@ def carry_out(
 
 
 def _bundles(job: Job) -> list[Resources]:
-    return bundles(job.hosts[0].config, num_workers=len(job.hosts) * job.hosts[0].config.replicas)
+    config = job.hosts[0].config
+    return pinned(bundles(config, num_workers=len(job.hosts) * config.replicas), config)
 
 
 class _Run:

@@ -16,12 +16,41 @@ T = TypeVar("T")
 
 Resources = dict[str, float]
 
+NODE = "node:"
+"""Ray gives every node one of a resource that has the node's address behind this."""
+
+TOUCH = 0.001
+"""Of it, what a bundle asks for that is to be there."""
+
 
 def bundles(config: Config, *, num_workers: int) -> list[Resources]:
     """What each worker needs, in order, then what each data worker needs: one CPU."""
     worker = {"CPU": config.resources.cpus_per_worker, "GPU": config.resources.gpus_per_worker}
     worker = {name: amount for name, amount in worker.items() if amount > 0}
     return [dict(worker) for _ in range(num_workers)] + [{"CPU": 1.0} for _ in range(config.data.workers)]
+
+
+def pinned(needed: Sequence[Resources], config: Config) -> list[Resources]:
+    """The same, each on its node where the settings name nodes; data workers are beside the first worker.
+
+    Args:
+        needed: the bundles of workers, then those of data workers.
+        config: the run's settings.
+
+    Raises:
+        InputError: there are more nodes than workers, or fewer.
+    """
+    nodes = config.resources.nodes
+    if not nodes:
+        return list(needed)
+    num_workers = len(needed) - config.data.workers
+    if len(nodes) != num_workers:
+        raise InputError(
+            f"resources.nodes: expected a node for each of {num_workers} workers, got {len(nodes)}; name one as"
+            " often as it has workers"
+        )
+    places = [*nodes, *[nodes[0]] * config.data.workers]
+    return [{**bundle, f"{NODE}{place}": TOUCH} for bundle, place in zip(needed, places, strict=True)]
 
 
 def in_rows(needed: Sequence[Resources], nodes: Sequence[Resources], config: Config) -> list[Resources]:
@@ -78,6 +107,13 @@ def check_feasible(needed: Sequence[Resources], nodes: Sequence[Resources], *, s
     Raises:
         InputError: the bundles can never be placed.
     """
+    named = {name for bundle in needed for name in bundle if name.startswith(NODE)}
+    unknown = sorted(name.removeprefix(NODE) for name in named if not any(name in node for node in nodes))
+    if unknown:
+        raise InputError(
+            f"resources.nodes: expected addresses of the cluster's nodes ({', '.join(_addresses(nodes))}), got"
+            f" {unknown[0]}"
+        )
     for name in ("GPU", "CPU"):
         wanted = sum(bundle.get(name, 0) for bundle in needed)
         there = sum(node.get(name, 0) for node in nodes)
@@ -85,6 +121,13 @@ def check_feasible(needed: Sequence[Resources], nodes: Sequence[Resources], *, s
             raise InputError(
                 f"resources: the run needs {wanted:g} {name}s ({_text(needed)}), but the cluster has {there:g} on"
                 f" {len(nodes)} node(s); set --resources.{name.lower()}s-per-worker or --resources.workers lower"
+            )
+    for name in sorted(named):
+        here = [bundle for bundle in needed if name in bundle]
+        if not any(_fits(_total(here), node) for node in nodes):
+            node = next(node for node in nodes if name in node)
+            raise InputError(
+                f"resources.nodes: {name.removeprefix(NODE)} is to hold {_text(here)}, but has {_text([node])}"
             )
     for bundle in needed:
         if not any(_fits(bundle, node) for node in nodes):
@@ -99,6 +142,12 @@ def check_feasible(needed: Sequence[Resources], nodes: Sequence[Resources], *, s
             f"resources.strategy: STRICT_SPREAD needs a node for each of {len(needed)} workers and data workers, but"
             f" the cluster has {len(nodes)}; choose SPREAD"
         )
+
+
+def _addresses(nodes: Sequence[Resources]) -> list[str]:
+    """Of nodes; Ray names the head a second time by what it is."""
+    names = {name for node in nodes for name in node if name.startswith(NODE) and not name.startswith(f"{NODE}__")}
+    return sorted(name.removeprefix(NODE) for name in names)
 
 
 def _fits(bundle: Resources, node: Resources) -> bool:

@@ -32,11 +32,11 @@ class Range:
     """Where a setting may lie.
 
     Attributes:
-        kind: ``log`` or ``uniform`` between two bounds, or ``choice`` of any number of values.
+        kind: ``log`` or ``uniform`` between two bounds, ``choice`` of some values, or ``each`` of them in turn.
         values: the two bounds, or the values.
     """
 
-    kind: Literal["log", "uniform", "choice"]
+    kind: Literal["log", "uniform", "choice", "each"]
     values: tuple[Any, ...]
 
 
@@ -88,29 +88,45 @@ def search(
     try:
         scheduler = ASHAScheduler(grace_period=grace, max_t=LONGEST, reduction_factor=3)
         tuner = tune.Tuner(
-            _trainable(run),
+            _trainable(run, space),
             param_space={key: _domain(each) for key, each in space.items()},
             tune_config=tune.TuneConfig(
                 metric=METRIC,
                 mode="max",
                 num_samples=num_trials,
                 scheduler=scheduler,
-                search_alg=BasicVariantGenerator(random_state=seed % 2**32),
+                search_alg=BasicVariantGenerator(
+                    points_to_evaluate=_in_turn(space, num_trials), random_state=seed % 2**32
+                ),
             ),
             run_config=tune.RunConfig(name="ray-tune", storage_path=str(folder.resolve()), verbose=0),
         )
         results = tuner.fit()
         return sorted(
-            (_trial(results[index]) for index in range(len(results))), key=lambda trial: -(trial.accuracy or -1.0)
+            (_trial(results[index], space) for index in range(len(results))),
+            key=lambda trial: -(trial.accuracy or -1.0),
         )
     finally:
         if ours:
             ray.shutdown()
 
 
-def _trainable(run: Callable[[str, Mapping[str, Any], Report], None]) -> Callable[[dict[str, Any]], None]:
+def _in_turn(space: Mapping[str, Range], num_trials: int) -> list[dict[str, int]]:
+    """Of each trial, the settings that are not drawn, by number: Ray Tune would take a list of values apart."""
+    turns = {key: len(each.values) for key, each in space.items() if each.kind == "each"}
+    return [{key: number % count for key, count in turns.items()} for number in range(num_trials) if turns]
+
+
+def _drawn(values: Mapping[str, Any], space: Mapping[str, Range]) -> dict[str, Any]:
+    """A trial's settings as they were asked for."""
+    return {key: space[key].values[value] if space[key].kind == "each" else value for key, value in values.items()}
+
+
+def _trainable(
+    run: Callable[[str, Mapping[str, Any], Report], None], space: Mapping[str, Range]
+) -> Callable[[dict[str, Any]], None]:
     def trainable(values: dict[str, Any]) -> None:
-        run(tune.get_context().get_trial_id(), values, lambda accuracy: tune.report({METRIC: accuracy}))
+        run(tune.get_context().get_trial_id(), _drawn(values, space), lambda accuracy: tune.report({METRIC: accuracy}))
 
     return trainable
 
@@ -127,14 +143,16 @@ def _connect(address: str | None) -> None:
 def _domain(each: Range) -> Any:
     if each.kind == "choice":
         return tune.choice(list(each.values))
+    if each.kind == "each":
+        return tune.choice(list(range(len(each.values))))
     low, high = each.values
     return tune.loguniform(low, high) if each.kind == "log" else tune.uniform(low, high)
 
 
-def _trial(result: Any) -> Trial:
+def _trial(result: Any, space: Mapping[str, Range]) -> Trial:
     metrics = result.metrics or {}
     return Trial(
-        values=dict(result.config or {}),
+        values=_drawn(result.config or {}, space),
         accuracy=metrics.get(METRIC),
         reports=metrics.get("training_iteration", 0),
         error=None if result.error is None else " ".join(str(result.error).split())[-200:],

@@ -6,7 +6,7 @@ import pytest
 
 from distblock.config import make_config
 from distblock.errors import InputError
-from distblock.runtime.placement import bundles, check_feasible, in_rows
+from distblock.runtime.placement import TOUCH, bundles, check_feasible, in_rows, pinned
 
 
 def test_bundles_by_hand():
@@ -31,6 +31,33 @@ def test_a_row_of_replicas_is_one_bundle_where_it_fits(nodes: list[dict[str, flo
     assert in_rows(needed, nodes, config) == (whole if rows else needed)
     alone = make_config({})
     assert in_rows(needed[:4], nodes, alone) == needed[:4]
+
+
+NODES = [{"CPU": 2.0, "node:10.0.0.1": 1.0, "node:__internal_head__": 1.0}, {"CPU": 4.0, "node:10.0.0.2": 1.0}]
+
+
+def named(*nodes: str) -> list[dict[str, float]]:
+    """Two workers and a data worker."""
+    config = make_config({"resources": {"nodes": list(nodes)}})
+    return pinned(bundles(config, num_workers=2), config)
+
+
+def test_each_worker_on_the_node_that_is_named_for_it():
+    assert named("10.0.0.1", "10.0.0.2") == [
+        {"CPU": 1.0, "node:10.0.0.1": TOUCH},
+        {"CPU": 1.0, "node:10.0.0.2": TOUCH},
+        {"CPU": 1.0, "node:10.0.0.1": TOUCH},
+    ]
+    check_feasible(named("10.0.0.1", "10.0.0.2"), NODES, strategy="PACK")
+    with pytest.raises(InputError, match="a node for each of 2 workers, got 1"):
+        named("10.0.0.1")
+
+
+def test_nodes_that_are_not_there_or_too_small():
+    with pytest.raises(InputError, match=r"addresses of the cluster's nodes \(10.0.0.1, 10.0.0.2\), got 10.0.0.3"):
+        check_feasible(named("10.0.0.1", "10.0.0.3"), NODES, strategy="PACK")
+    with pytest.raises(InputError, match=r"10.0.0.1 is to hold 3 x 1 CPU, but has 1 x 2 CPU"):
+        check_feasible(named("10.0.0.1", "10.0.0.1"), NODES, strategy="PACK")
 
 
 @pytest.mark.parametrize(

@@ -51,13 +51,16 @@ def weights_alone(folder: Path, **changes: Any) -> list[str]:
 
 @pytest.mark.parametrize("inputs", ["cache", further("frozen")])
 def test_the_wavefront_on_two_nodes(two_nodes: Cluster, tmp_path: Path, inputs: str):
-    arguments = f"{ARGUMENTS} --regime.name wavefront --regime.inputs {inputs} --resources.strategy SPREAD"
+    nodes = ["127.0.0.2", "127.0.0.1", "127.0.0.2"]
+    arguments = f"{ARGUMENTS} --regime.name wavefront --regime.inputs {inputs} --resources.nodes {' '.join(nodes)}"
     wave = train(two_nodes, tmp_path, arguments)
     # One stage at a time.
     regime = {"name": "multi-lap", "epochs": 1, "laps": 2, "inputs": inputs}
     assert [stage["weights_sha256"] for stage in wave["stages"]] == weights_alone(tmp_path, regime=regime)
-    hops = pq.read_table(tmp_path / "run" / "hops.parquet").to_pandas()
-    print(hops.columns.tolist(), hops.tail(8).to_string())
+    rows = pq.read_table(tmp_path / "run" / "timeline.parquet", columns=["worker", "node"]).to_pylist()
+    # Data are read beside the first worker.
+    placed = dict(enumerate(nodes)) | ({-1: nodes[0]} if any(row["worker"] < 0 for row in rows) else {})
+    assert {row["worker"]: row["node"] for row in rows} == placed
 
 
 def test_a_row_of_replicas_lies_on_one_node_and_gradients_meet_over_the_network(two_nodes: Cluster, tmp_path: Path):
