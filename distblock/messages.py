@@ -342,6 +342,8 @@ class Standing:
         at: the oldest of its calls that has not ended, in words; None: it has none.
         since_s: seconds for which it has finished nothing, though it had something to do; 0 where it has not.
         waiting: calls that it has been given and not finished, that one among them.
+        blocked: the stage that an edge enters on which as much is in flight as may be, so that it is given nothing;
+            ``since_s`` is how long. None: there is room.
     """
 
     who: str
@@ -349,6 +351,7 @@ class Standing:
     at: str | None
     since_s: float
     waiting: int
+    blocked: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,12 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from distblock.errors import InputError
-from distblock.metrics.exporter import STATUS_PATH
+from distblock.metrics.exporter import RECENT_PATH, STATUS_PATH
 from distblock.report.calibration import Recording, recording
+from distblock.report.recent import unpack
 from distblock.report.verdict import Verdict, judge
 from distblock.report.words import sentences, standing_sentences
-from distblock.runs import STATUS, SUMMARY, TIMELINE
+from distblock.runs import RECENT, STATUS, SUMMARY, TIMELINE
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,11 +40,10 @@ def why(directory: RunDirectory, *, as_json: bool = False) -> str:
         InputError: there is no run, it was not recorded, or its regime cannot be replayed.
     """
     if directory.exists(STATUS) and not directory.exists(SUMMARY):
-        return _told(directory.read_json(STATUS), as_json=as_json)
+        recent = directory.read(RECENT) if directory.exists(RECENT) else None
+        return _told(directory.read_json(STATUS), recent, as_json=as_json)
     verdict = judge_run(directory)
-    if as_json:
-        return json.dumps({**asdict(verdict), "is_rough": verdict.is_rough}, indent=2)
-    return "\n".join(sentences(verdict))
+    return json.dumps(_as_json(verdict), indent=2) if as_json else "\n".join(sentences(verdict))
 
 
 def why_at(url: str, *, as_json: bool = False) -> str:
@@ -55,10 +56,9 @@ def why_at(url: str, *, as_json: bool = False) -> str:
     Raises:
         InputError: nobody answers there, no exporter of a run does, or the run has not begun.
     """
-    where = f"{url.rstrip('/').removesuffix('/metrics')}{STATUS_PATH}"
+    base = url.rstrip("/").removesuffix("/metrics")
     try:
-        with urlopen(where, timeout=ANSWER_S) as answer:
-            status = json.load(answer)
+        status = json.loads(_answer(base + STATUS_PATH))
         if not isinstance(status, dict) or not {"written_s", "workers"} <= status.keys():
             raise ValueError("JSON of another kind")
     except HTTPError as error:
@@ -71,11 +71,40 @@ def why_at(url: str, *, as_json: bool = False) -> str:
         raise InputError(
             f"why: expected a run's exporter (--metrics.port) at {url}, got: {came}; or name its directory"
         ) from None
-    return _told(status, as_json=as_json)
+    recent = None
+    # Nothing has been recorded yet, or nothing is.
+    with suppress(OSError, HTTPException):
+        recent = _answer(base + RECENT_PATH)
+    return _told(status, recent, as_json=as_json)
 
 
-def _told(status: Mapping[str, Any], *, as_json: bool) -> str:
-    return json.dumps(status, indent=2) if as_json else "\n".join(standing_sentences(status, now_s=time.time()))
+def _answer(url: str) -> bytes:
+    with urlopen(url, timeout=ANSWER_S) as answer:
+        return answer.read()
+
+
+def _told(status: Mapping[str, Any], recent: bytes | None, *, as_json: bool) -> str:
+    """Of a run under way: who is at what, and the verdict on what has just happened."""
+    verdict, reason = _verdict_so_far(recent)
+    if as_json:
+        return json.dumps({**status, "verdict": None if verdict is None else _as_json(verdict)}, indent=2)
+    said = [reason] if verdict is None else sentences(verdict)
+    return "\n".join([*standing_sentences(status, now_s=time.time()), *said])
+
+
+def _verdict_so_far(recent: bytes | None) -> tuple[Verdict | None, str]:
+    """And if there is none, why."""
+    if recent is None:
+        return None, "Nothing has been recorded yet of which a verdict could be made."
+    try:
+        table, config, figures = unpack(recent)
+        return judge_recording(recorded(table, config, figures), config, figures), ""
+    except (InputError, ValueError) as error:
+        return None, f"No verdict: {str(error).removeprefix('why: ')}"
+
+
+def _as_json(verdict: Verdict) -> dict[str, Any]:
+    return {**asdict(verdict), "is_rough": verdict.is_rough}
 
 
 def judge_run(directory: RunDirectory) -> Verdict:
@@ -88,7 +117,14 @@ def judge_run(directory: RunDirectory) -> Verdict:
 def recorded(timeline: pa.Table, config: Config, summary: Mapping[str, Any]) -> Recording:
     """A run's last stretch of which all is known; as for `why`."""
     handled = summary.get("driver_microbatches", 0)
-    return recording(timeline, config, driver_s=summary["driver_busy_s"] / handled if handled else 0.0)
+    driver_s = summary["driver_busy_s"] / handled if handled else 0.0
+    edges = [summary.get("data_edge"), *summary.get("edges", ())]
+    rates = {
+        stage: edge["line_rate_bytes_per_s"]
+        for stage, edge in enumerate(edges)
+        if edge is not None and edge["line_rate_bytes_per_s"]
+    }
+    return recording(timeline, config, driver_s=driver_s, rates=rates)
 
 
 def judge_recording(found: Recording, config: Config, summary: Mapping[str, Any]) -> Verdict:
@@ -97,7 +133,8 @@ def judge_recording(found: Recording, config: Config, summary: Mapping[str, Any]
     codecs = [config.channel.codec_of(edge) for edge in range(1, len(stage_s))]
     # One edge as it is, and a codec has something to save.
     codec = min(codecs, key=lambda codec: codec != "fp32", default="fp32")
-    return judge(found, codec=codec, stage_s=stage_s)
+    num_blocks = [len(stage["blocks"]) for stage in summary["stages"]]
+    return judge(found, codec=codec, stage_s=stage_s, num_blocks=num_blocks)
 
 
 def check_finished(directory: RunDirectory, *names: str, verb: str) -> None:

@@ -157,6 +157,7 @@ class Training:
             on_evaluation=self._on_evaluation,
             on_figures=[*self._on_figures, *([loggers.report] if loggers.are_any else [])],
             keep_standing=directory.keep_standing if directory.is_local else None,
+            keep_recent=directory.keep_recent if directory.is_local else None,
         ) as monitor:
             is_new = False
             if not is_resumed:

@@ -112,9 +112,9 @@ def main(arguments: Sequence[str]) -> None:
         name = names[number % len(names)]
         runs.append(_log(options, f"{name}; driver", _killed(cases[name], draw, expected[name])))
     Console(width=120).print(_table(runs))
+    conclude("faults", options, make_outcome(runs))
     if not all(run["is_equal"] for run in runs):
         raise RunFailedError(f"bench faults: {sum(not run['is_equal'] for run in runs)} runs ended with other weights")
-    conclude("faults", options, make_outcome(runs))
 
 
 def make_outcome(runs: Sequence[dict[str, Any]]) -> Outcome:

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distblock.bench.pictures import Picture, draw
-from distblock.errors import RunFailedError
+from distblock.errors import InputError, RunFailedError
 from distblock.flags import check_folder
 
 EXPECTATIONS = Path(__file__).with_name("expectations.json")
@@ -85,9 +85,11 @@ def read_options(kind: type[O], name: str, arguments: Sequence[str]) -> O:
     """A benchmark's options from the command line.
 
     Raises:
-        InputError: what is to be written has no folder; found before an hour is spent.
+        InputError: what is to be written has no folder, or there is nothing to check; found before an hour is spent.
     """
     options = tyro.cli(kind, args=list(arguments), prog=f"distblock bench {name}")
+    if options.check and not expectation(name)[1]:
+        raise InputError(f"--check: expected a benchmark of which ratios are expected, got {name}, of which none are")
     for key in ("output", "picture", "log"):
         path = getattr(options, key, None)
         if path is not None:

@@ -30,7 +30,10 @@ from distblock.metrics.hops import edge_name
 from distblock.metrics.readings import SUM, Series, counters, gauges
 
 STATUS_PATH = "/status"
-"""Where the exporter tells what workers are at; metrics are anywhere else."""
+"""Where the exporter tells what workers are at."""
+
+RECENT_PATH = "/recent"
+"""Where it tells what has just happened, as ``recent.parquet``; metrics are anywhere else."""
 
 
 class Exporter:
@@ -58,24 +61,35 @@ class Exporter:
                 " choose another, or 0 for any free one"
             ) from None
 
-        self._standing: bytes | None = None
+        self._told: dict[str, tuple[str, bytes | None]] = {
+            STATUS_PATH: ("application/json", None),
+            RECENT_PATH: ("application/vnd.apache.parquet", None),
+        }
         self._server.set_app(self._answering(self._server.get_app()))
 
     def _answering(self, metrics: Any) -> Any:
         """An application that tells what workers are at, too."""
 
         def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-            if environ.get("PATH_INFO") != STATUS_PATH:
+            path = environ.get("PATH_INFO")
+            if path not in self._told:
                 return metrics(environ, start_response)
-            status = "503 Service Unavailable" if self._standing is None else "200 OK"
-            start_response(status, [("Content-Type", "application/json")])
-            return [self._standing or b"{}"]
+            kind, content = self._told[path]
+            start_response("503 Service Unavailable" if content is None else "200 OK", [("Content-Type", kind)])
+            return [content or b"{}"]
 
         return application
 
+    def _tell(self, path: str, content: bytes) -> None:
+        self._told[path] = self._told[path][0], content
+
     def set_standing(self, status: Mapping[str, Any]) -> None:
         """Say what each worker is at now: the content of ``status.json``; told at `STATUS_PATH`."""
-        self._standing = json.dumps(status).encode()
+        self._tell(STATUS_PATH, json.dumps(status).encode())
+
+    def set_recent(self, content: bytes) -> None:
+        """Say what has just happened: the content of ``recent.parquet``; told at `RECENT_PATH`."""
+        self._tell(RECENT_PATH, content)
 
     @property
     def port(self) -> int:

@@ -11,10 +11,12 @@ Source of the bounds: Mills 1991, "Internet time synchronization: the Network Ti
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from distblock.config import FORMAT_VERSION
@@ -23,7 +25,8 @@ from distblock.messages import DataReport, Handling, Item, Passage, WorkerReport
 FIRST, LAST = 1_000, 9_000
 """Rows that are kept: of the run's beginning, and of its end so far."""
 
-_NUMBERS = ("worker", "stage", "lap", "number", "epoch", "index", "num_samples", "wire_bytes")
+_PLACE = ("lap", "number", "epoch", "index", "num_samples")
+_NUMBERS = ("worker", "stage", "target", *_PLACE, "wire_bytes")
 _TEXTS = ("node", "purpose", "part")
 _HERE = ("ready_s", "sent_s", "told_s", "handled_s")
 _THERE = ("asked_s", "fetched_s", "decoded_s", "started_s", "finished_s", "encoded_s", "stored_s")
@@ -37,9 +40,8 @@ TIMELINE_SCHEMA = pa.schema(
     metadata={"format_version": str(FORMAT_VERSION)},
 )
 """Columns of ``timeline.parquet``: of `Handling` and `Passage`, in seconds since the run's start by the driver's clock.
-``worker``: data workers count down from -1. ``stage``: the first one it hosts; -1 at a data worker."""
-
-_Row = dict[str, Any]
+``worker``: data workers count down from -1. ``stage``: the first one it hosts; -1 at a data worker. ``target``: the
+stage that the microbatch is for, where stages train one by one, else null."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +55,15 @@ class _Kept:
     passage: Passage
     handling: Handling
 
-    def row(self) -> _Row:
-        item = self.item
-        return {
-            **asdict(self.passage),
-            **asdict(self.handling),
-            "worker": self.worker,
-            "stage": self.stage,
-            "lap": item.lap,
-            "number": item.number,
-            "epoch": item.epoch,
-            "index": item.index,
-            "num_samples": item.num_samples,
-            "node": self.node,
-            "purpose": item.purpose,
-            "part": item.part,
-        }
+
+_COLUMNS = {
+    **{name: attrgetter(name) for name in ("worker", "stage", "node")},
+    "target": attrgetter("item.stage"),
+    **{name: attrgetter(f"item.{name}") for name in (*_PLACE, "purpose", "part")},
+    **{name: attrgetter(f"passage.{name}") for name in (*_THERE, "wire_bytes")},
+    **{name: attrgetter(f"handling.{name}") for name in (*_HERE, "backpressure_s")},
+}
+"""Of what is kept, by column."""
 
 
 class Timeline:
@@ -88,20 +83,27 @@ class Timeline:
         kept = _Kept(worker, stage, report.node, report.item, report.passage, handling)
         (self._first if len(self._first) < FIRST else self._last).append(kept)
 
-    def table(self) -> pa.Table:
-        """The rows, in the order in which they were told."""
-        rows = [kept.row() for kept in (*self._first, *self._last)]
-        begun_s = rows[0]["ready_s"] if rows else 0.0
-        nodes = {row["node"] for row in rows}
-        ahead_s = {node: _ahead_s([row for row in rows if row["node"] == node]) for node in nodes}
-        for row in rows:
-            row.update({name: row[name] - begun_s for name in _HERE})
-            row.update({name: row[name] - begun_s - ahead_s[row["node"]] for name in _THERE})
-        return pa.Table.from_pylist(rows, schema=TIMELINE_SCHEMA)
+    def table(self, *, last: int | None = None) -> pa.Table:
+        """The rows, in the order in which they were told.
+
+        Args:
+            last: so many of the last ones; none: all.
+        """
+        kept = [*self._first, *self._last][slice(None if last is None else -last, None)]
+        columns: dict[str, Any] = {name: list(map(get, kept)) for name, get in _COLUMNS.items()}
+        if kept:
+            nodes, begun_s = np.array(columns["node"]), kept[0].handling.ready_s
+            columns |= {name: np.array(columns[name]) - begun_s for name in (*_HERE, *_THERE)}
+            for node in set(columns["node"]):
+                own = nodes == node
+                ahead_s = _ahead_s({name: columns[name][own] for name in ("stored_s", "told_s", "asked_s", "sent_s")})
+                for name in _THERE:
+                    columns[name][own] -= ahead_s
+        return pa.Table.from_pydict(columns, schema=TIMELINE_SCHEMA)
 
 
-def _ahead_s(rows: Sequence[_Row]) -> float:
+def _ahead_s(moments: Mapping[str, np.ndarray]) -> float:
     """Seconds by which a node's clock is ahead of the driver's; 0 where nothing speaks against that."""
-    least = max(row["stored_s"] - row["told_s"] for row in rows)
-    most = min(row["asked_s"] - row["sent_s"] for row in rows)
+    least = float(np.max(moments["stored_s"] - moments["told_s"]))
+    most = float(np.min(moments["asked_s"] - moments["sent_s"]))
     return 0.0 if least <= 0.0 <= most else (least + most) / 2

@@ -9,7 +9,7 @@ from distblock.planning.layout import Plan
 
 
 def apply(plan: Plan, config: Config) -> Config:
-    """The settings with a plan in them: explicit cuts, a worker a stage, each edge's codec, and workers' nodes where these
+    """The settings with a plan in them: explicit cuts, a worker a stage, each edge's codec, and workers' nodes if they
     are named by their addresses."""
     codecs = {place: piece.codec for place, piece in enumerate(plan.pieces) if place}
     own = {edge: codec for edge, codec in codecs.items() if codec != config.channel.codec}

@@ -8,8 +8,8 @@ begin when the call before it has ended.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, field, replace
+from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import Any
 
@@ -19,7 +19,7 @@ from distblock.config import Config
 from distblock.errors import InputError
 from distblock.messages import Item, Parcel
 from distblock.schedule.credits import Limit, edge_limits
-from distblock.schedule.replay import Call, Pipeline
+from distblock.schedule.replay import Call, Link, Pipeline
 
 _Row = Mapping[str, Any]
 Calls = dict[tuple[int, int], Call]
@@ -39,7 +39,8 @@ class Recording:
         stages: the first stage of each worker.
         nodes: of each place, the data's first.
         measured_s: from the first call to the driver's being done with the last one.
-        limits, num_feeders: as for `Pipeline`.
+        limits, num_feeders, links: as for `Pipeline`.
+        sizes: bytes of what enters a place, by place and number of the parcel, where it passes a link.
         driver_s: seconds that the driver is busy with each microbatch of a call: most of its work goes by them, and a
             run's first calls have fewer.
         num_samples: of all parcels together.
@@ -54,6 +55,8 @@ class Recording:
     num_feeders: int
     driver_s: float
     num_samples: int
+    links: Mapping[int, Link] = field(default_factory=dict)
+    sizes: Mapping[tuple[int, int], int] = field(default_factory=dict)
 
     @property
     def num_workers(self) -> int:
@@ -74,17 +77,22 @@ class Recording:
             "limits": self.limits,
             "num_feeders": self.num_feeders,
             "driver_microbatch_s": self.driver_s,
+            "links": self.links,
+            "size": lambda edge, parcel: self.sizes.get((edge + 1, parcel.number), 0),
         }
         return Pipeline(**{**values, **changes})
 
 
-def recording(timeline: pa.Table, config: Config, *, driver_s: float) -> Recording:
+def recording(
+    timeline: pa.Table, config: Config, *, driver_s: float, rates: Mapping[int, float] | None = None
+) -> Recording:
     """The last stretch of a run of which all is known.
 
     Args:
         timeline: ``timeline.parquet``.
         config: the run's settings.
         driver_s: seconds that the driver was busy with each microbatch of a call.
+        rates: of the lines between two nodes, bytes a second by the stage that their edge enters.
 
     Raises:
         InputError: the regime has more than one stream, or too little was recorded.
@@ -98,7 +106,10 @@ def recording(timeline: pa.Table, config: Config, *, driver_s: float) -> Recordi
     by_place = _by_place(rows, replicas=config.workers_per_stage)
     numbers = _known_everywhere(by_place)
     if len(numbers) < 2:
-        raise InputError("why: expected two calls of every worker or more in timeline.parquet, got fewer; train longer")
+        raise InputError(
+            "why: expected a timeline with two calls of every worker or more, got fewer; train longer, by workers"
+            " (executor ray), with metrics.record"
+        )
     calls = {
         (place, number): call
         for place, parcels in by_place.items()
@@ -106,17 +117,57 @@ def recording(timeline: pa.Table, config: Config, *, driver_s: float) -> Recordi
         if number in numbers
     }
     used = [row for parcels in by_place.values() for number in numbers for row in parcels[number]]
+    stages = tuple(next(iter(by_place[place].values()))[0]["stage"] for place in sorted(by_place) if place)
+    nodes = tuple(next(iter(by_place[place].values()))[0]["node"] for place in sorted(by_place))
+    rates_by_place = [(rates or {}).get(stage) for stage in stages]
+    links = _links(nodes, rates_by_place)
+    sizes = {
+        (edge + 1, number): sum(row["wire_bytes"] for row in by_place[edge][number])
+        for edge in links
+        for number in numbers
+    }
+    for edge, link in links.items():
+        calls |= _beside(link, edge + 1, by_place[edge + 1], sizes, calls)
     return Recording(
         parcels=tuple(_parcel(by_place[0][number]) for number in numbers),
         calls=calls,
-        stages=tuple(next(iter(by_place[place].values()))[0]["stage"] for place in sorted(by_place) if place),
-        nodes=tuple(next(iter(by_place[place].values()))[0]["node"] for place in sorted(by_place)),
+        stages=stages,
+        nodes=nodes,
         measured_s=max(row["handled_s"] for row in used) - min(row["sent_s"] for row in used),
-        limits=tuple(edge_limits(config, [None] * (len(by_place) - 1))),
+        limits=tuple(edge_limits(config, rates_by_place)),
         num_feeders=config.data.workers,
         driver_s=driver_s,
         num_samples=sum(row["num_samples"] for number in numbers for row in by_place[0][number]),
+        links=links,
+        sizes=sizes,
     )
+
+
+def _links(nodes: Sequence[str], rates: Sequence[float | None]) -> dict[int, Link]:
+    """What lies between two nodes, by edge; edges between the same two share it, in each direction."""
+    return {
+        edge: Link(name=f"{sender} to {receiver}", bytes_per_s=rate)
+        for edge, ((sender, receiver), rate) in enumerate(zip(pairwise(nodes), rates, strict=True))
+        if rate is not None and sender != receiver
+    }
+
+
+def _beside(
+    link: Link,
+    place: int,
+    parcels: Mapping[int, Sequence[_Row]],
+    sizes: Mapping[tuple[int, int], int],
+    calls: Calls,
+) -> Calls:
+    """Calls of a place, where of their fetching only what a link does not explain is left: it carries one parcel after
+    the other, and those behind it wait."""
+    free_s, found = float("-inf"), {}
+    numbers = [number for number in parcels if (place, number) in sizes]
+    for number in sorted(numbers, key=lambda number: parcels[number][0]["asked_s"]):
+        call, asked_s = calls[place, number], parcels[number][0]["asked_s"]
+        free_s = max(free_s, asked_s) + sizes[place, number] / link.bytes_per_s
+        found[place, number] = replace(call, fetch_s=max(0.0, asked_s + call.fetch_s - free_s))
+    return found
 
 
 def place_of(worker: int, replicas: int) -> int:

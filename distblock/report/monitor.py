@@ -20,6 +20,7 @@ from distblock.metrics.figures import stage_figures
 from distblock.metrics.log import HopsLog, metrics_table
 from distblock.metrics.settling import Settling
 from distblock.metrics.timeline import Timeline
+from distblock.report import recent
 from distblock.report.lap_progress import LapProgress
 from distblock.report.progress import Progress
 from distblock.schedule.position import Position
@@ -51,6 +52,9 @@ class Fork:
 STANDING_S = 2.0
 """Seconds between two looks at what workers are at, that are kept."""
 
+RECENT_S = 10.0
+"""The same for the record of what has just happened."""
+
 
 class Monitor:
     """An `Observer` that hands on to all that want to know; a context manager.
@@ -70,6 +74,7 @@ class Monitor:
         on_evaluation: is called with a stage and its validation accuracy, after each evaluation.
         on_figures: are called likewise with all its figures, see `distblock.metrics.figures.stage_figures`.
         keep_standing: is called every few seconds with what each worker is at, as ``status.json`` has it.
+        keep_recent: likewise with what has just happened, see `distblock.report.recent`.
 
     Raises:
         InputError: the exporter's port is taken.
@@ -87,14 +92,18 @@ class Monitor:
         on_evaluation: OnEvaluation | None = None,
         on_figures: Sequence[OnFigures] = (),
         keep_standing: Callable[[Mapping[str, Any]], None] | None = None,
+        keep_recent: Callable[[bytes], None] | None = None,
     ) -> None:
+        self._config = config
         self._on_evaluation = on_evaluation
         self._on_figures = on_figures
         self._keep_standing, self._kept_s = keep_standing, float("-inf")
+        self._keep_recent, self._recent_s = keep_recent, float("-inf")
         self._patience = patience
         self.account = Account(num_stages=blueprint.num_stages)
         self._num_validation = plan.num_validation
         self._last_stage = blueprint.num_stages - 1
+        self._stages = blueprint.partition.stages
         self._begun_s: float | None = None
         self._before_s = 0.0
         self.wall_s = 0.0
@@ -258,6 +267,31 @@ class Monitor:
             self._keep_standing(status)
         if self._exporter is not None:
             self._exporter.set_standing(status)
+        if self._is_recording and time.monotonic() - self._recent_s >= RECENT_S:
+            self._recent_s = time.monotonic()
+            self._tell_recent()
+
+    def _tell_recent(self) -> None:
+        """So that whoever asks can be told what holds the run back."""
+        if self._keep_recent is None and self._exporter is None:
+            return
+        rates = {line.edge: line.rate_bytes_per_s for line in self.lines}
+        edges = [{"line_rate_bytes_per_s": rates.get(stage)} for stage in range(self._last_stage + 1)]
+        figures = {
+            "driver_busy_s": self.driver_busy_s,
+            "driver_microbatches": self.driver_microbatches,
+            "stages": [
+                {"compute_s": each.compute_s, "blocks": list(blocks)}
+                for each, blocks in zip(self.account.totals(), self._stages, strict=True)
+            ],
+            "data_edge": edges[0],
+            "edges": edges[1:],
+        }
+        content = recent.pack(self._timeline.table(last=recent.ROWS), self._config, figures)
+        if self._keep_recent is not None:
+            self._keep_recent(content)
+        if self._exporter is not None:
+            self._exporter.set_recent(content)
 
     def set_in_flight(self, edge: int, count: int, num_bytes: int) -> None:
         """What is in flight on an edge now."""

@@ -109,9 +109,9 @@ def _slice(span: _Span, place: int) -> _Event:
 
 def _arrows(rows: list[dict[str, Any]]) -> Iterator[_Event]:
     """From the end of a microbatch's computing at one worker to its beginning at the next."""
-    ways: dict[tuple[int, int, str], dict[int, list[dict[str, Any]]]] = {}
+    ways: dict[tuple[Any, ...], dict[int, list[dict[str, Any]]]] = {}
     for row in sorted(rows, key=lambda row: (row["stage"], row["worker"])):
-        way = ways.setdefault((row["number"], row["lap"], row["purpose"]), {})
+        way = ways.setdefault((row["number"], row["lap"], row["purpose"], row.get("target")), {})
         way.setdefault(row["stage"], []).append(row)
     arrow = 0
     for way in ways.values():

@@ -16,6 +16,7 @@ nothing by themselves, and what is named first is what is worth changing first.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from typing import Any, Literal
 from distblock.learning.partition import balance
 from distblock.metrics.hops import edge_name
 from distblock.report.calibration import Calls, Recording
-from distblock.schedule.replay import Call, replay
+from distblock.schedule.replay import Call, Link, replay
 
 Kind = Literal["worker", "edge", "data", "driver", "uneven worker", "stopped worker"]
 
@@ -96,24 +97,28 @@ class Verdict:
         return abs(self.replayed_s - self.measured_s) > ROUGH * self.measured_s
 
 
-def judge(recording: Recording, *, codec: str, stage_s: Sequence[float] = ()) -> Verdict:
+def judge(
+    recording: Recording, *, codec: str, stage_s: Sequence[float] = (), num_blocks: Sequence[int] = ()
+) -> Verdict:
     """Find what holds a run back, and what would change.
 
     Args:
         recording: a stretch of it.
         codec: of what crosses; where edges differ, fp32 if one of them has it.
         stage_s: seconds that each stage computes a microbatch; none: not known.
+        num_blocks: of each stage; none: not known.
     """
-    return _Judge(recording, codec, stage_s).verdict()
+    return _Judge(recording, codec, stage_s, num_blocks).verdict()
 
 
 class _Judge:
     """A recording, and what it takes as it is."""
 
-    def __init__(self, recording: Recording, codec: str, stage_s: Sequence[float]) -> None:
+    def __init__(self, recording: Recording, codec: str, stage_s: Sequence[float], num_blocks: Sequence[int]) -> None:
         self._recording = recording
         self._codec = codec
         self._stage_s = stage_s
+        self._num_blocks = num_blocks
         self._places = range(1, recording.num_workers + 1)
         self._calls: Calls = dict(recording.calls)
         self._as_it_is_s = self._base_s = self._wall_s(self._calls)
@@ -147,6 +152,15 @@ class _Judge:
 
     def _wall_s(self, calls: Calls, **changes: Any) -> float:
         return replay(self._recording.pipeline(calls, **changes)).wall_s
+
+    def _links_taking(self, places: Collection[int], factor: float) -> dict[int, Link]:
+        """Links into some places take so much of what they took."""
+        return {
+            edge: replace(link, bytes_per_s=link.bytes_per_s / factor if factor else math.inf)
+            if edge + 1 in places
+            else link
+            for edge, link in self._recording.links.items()
+        }
 
     def _changed_s(self, change: Change, **changes: Any) -> float:
         """What the run takes with a change of each call."""
@@ -238,7 +252,7 @@ class _Judge:
                 kind="edge",
                 where=self._edge(place),
                 place=place,
-                seconds=self._saved_s(self._edges_taking([place], 0.0)),
+                seconds=self._saved_s(self._edges_taking([place], 0.0), links=self._links_taking([place], 0.0)),
             )
             for place in self._places
         ]
@@ -278,19 +292,45 @@ class _Judge:
         inner = self._places[1:]
         found = []
         if inner:
-            halved_s = self._changed_s(self._edges_taking(inner, 0.5))
-            found.append(self._told(TWICE, halved_s))
-            if self._codec == "fp32":
-                # Half the bytes; the cast itself takes time, too, which is not known.
-                found.append(self._told("activations sent as bf16", halved_s))
-        found.append(self._if_calls("one worker more, with half of the slowest one's computing", *self._split()))
+            found.append(self._told(TWICE, self._halved_s(inner)))
+        crossed = [place for place in inner if len(set(self._recording.nodes[place - 1 : place + 1])) > 1]
+        if crossed and self._codec == "fp32":
+            # Half the bytes; the cast itself takes time, too, which is not known. Within a node it costs what it saves.
+            found.append(self._told("activations between nodes sent as bf16", self._halved_s(crossed)))
+        if self._can_be_split:
+            change = "one worker more, with half of the slowest one's computing"
+            found.append(self._if_calls(change, *self._split(), **self._moved_links()))
         if len(self._stage_s) > len(self._places):
             found.append(self._if_calls("one worker more, the stages dealt out anew", *self._dealt_anew()))
         return found
 
-    def _if_calls(self, change: str, calls: Calls, num_workers: int) -> WhatIf:
+    def _halved_s(self, places: Collection[int]) -> float:
+        """With edges into some places that take half as long."""
+        return self._changed_s(self._edges_taking(places, 0.5), links=self._links_taking(places, 0.5))
+
+    @property
+    def _can_be_split(self) -> bool:
+        """The slowest worker has two blocks or more, as far as is known."""
+        starts = [*self._recording.stages, len(self._num_blocks)]
+        own = self._num_blocks[starts[self._slowest - 1] : starts[self._slowest]]
+        return not self._num_blocks or sum(own) > 1
+
+    def _if_calls(self, change: str, calls: Calls, num_workers: int, **changes: Any) -> WhatIf:
         limits = (*self._recording.limits, self._recording.limits[-1])[:num_workers]
-        return self._told(change, self._wall_s(calls, limits=limits))
+        return self._told(change, self._wall_s(calls, limits=limits, **changes))
+
+    def _moved_links(self) -> dict[str, Any]:
+        """With one more worker behind the slowest; the new edge is within a node."""
+        found, slowest = self._recording, self._slowest
+
+        def moved(edge: int) -> int:
+            return edge + (edge >= slowest)
+
+        sizes = {(moved(place - 1) + 1, number): size for (place, number), size in found.sizes.items()}
+        return {
+            "links": {moved(edge): link for edge, link in found.links.items()},
+            "size": lambda edge, parcel: sizes.get((edge + 1, parcel.number), 0),
+        }
 
     def _told(self, change: str, wall_s: float) -> WhatIf:
         stopped_s = self._as_it_is_s - self._base_s

@@ -19,8 +19,8 @@ MOST = 6
 def sentences(verdict: Verdict) -> Iterator[str]:
     """A line each."""
     yield (
-        f"{verdict.samples_per_s:,.0f} samples/s, evaluation included, over {_seconds(verdict.measured_s)} of record"
-        f" (told again from what each call took: {_seconds(verdict.replayed_s)})."
+        f"{verdict.samples_per_s:,.0f} samples/s, evaluation included, over the last {_seconds(verdict.measured_s)} of"
+        f" record (told again from what each call took: {_seconds(verdict.replayed_s)})."
     )
     if verdict.is_rough:
         yield "The two differ by more than 10 %: what follows is rough."
@@ -59,6 +59,11 @@ def standing_sentences(status: Mapping[str, Any], *, now_s: float) -> Iterator[s
 
 def _standing(each: Mapping[str, Any]) -> str:
     edge = None if each["edge"] is None else edge_name(each["edge"])
+    if each.get("blocked") is not None:
+        return (
+            f"{each['who']} has been given nothing for {each['since_s']:.1f} s: as much is in flight on edge"
+            f" {edge_name(each['blocked'])} as may be (channel.max_in_flight)"
+        )
     if each["at"] is None:
         return f"{each['who']} has nothing to do" + (f": nothing has come over edge {edge}" if edge else "")
     doing = "reading it" if edge is None else f"computing it, or fetching it over edge {edge}"

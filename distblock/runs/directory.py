@@ -28,6 +28,7 @@ TIMELINE = "timeline.parquet"
 TRACE = "trace.json"
 REPORT = "report.html"
 STATUS = "status.json"
+RECENT = "recent.parquet"
 
 _LOCK = ".lock"
 
@@ -109,7 +110,7 @@ class RunDirectory:
             is_new: the directory was not there before: it goes, too, if nothing else is in it.
         """
         with suppress(OSError):
-            for name in (CONFIG, STATUS, _LOCK):
+            for name in (CONFIG, STATUS, RECENT, _LOCK):
                 if self.exists(name):
                     self.filesystem.delete_file(self.path(name))
             if is_new and self.is_local:
@@ -197,11 +198,17 @@ class RunDirectory:
         with suppress(OSError):
             self.write_json(STATUS, status)
 
+    def keep_recent(self, content: bytes) -> None:
+        """Likewise what has just happened."""
+        with suppress(OSError):
+            self.write(RECENT, content)
+
     def forget_standing(self) -> None:
         """It is under way no more."""
         with suppress(OSError):
-            if self.is_local and self.exists(STATUS):
-                self.remove(STATUS)
+            for name in (STATUS, RECENT):
+                if self.is_local and self.exists(name):
+                    self.remove(name)
 
     def read_table(self, name: str) -> pa.Table:
         """Read a Parquet file.

@@ -163,7 +163,7 @@ class _Run:
         self._note = note
         self._saver = saver
         self._cuts = Cuts(saver, people.workers)
-        self._watch = Watch(job, people, failures, observer, note)
+        self._watch = Watch(job, people, failures, observer, note, blocked=self._blocked)
         self._lanes: list[Lane] = []
         rates = {line.edge: line.rate_bytes_per_s for line in lines}
         self._limits = edge_limits(job.hosts[0].config, [rates.get(host.stages.start) for host in job.hosts])
@@ -307,6 +307,7 @@ class _Run:
             self._finish(event)
         if self._watch.is_due and self._crew.events.empty():
             self._watch.look()
+        self._watch.tell_if_overdue()
 
     def _finish(self, event: Event) -> None:
         match event.call:
@@ -362,6 +363,16 @@ class _Run:
             for departure in report.departures:
                 self._observer.record_departure(departure, report.node, report.item)
         self._observer.record_passage(report, handling)
+
+    def _blocked(self) -> dict[int, tuple[int, float]]:
+        """Workers (-1: data workers) that are given nothing for want of a credit: the stage that the edge enters, and
+        since when."""
+        return {
+            lane.workers[place - 1] if place else -1: (self._stage_after(lane, place), since_s)
+            for lane in self._lanes
+            for place, since_s in lane.dispatcher.blocked()
+            if lane.edge(place) is not None
+        }
 
     def _stage_after(self, lane: Lane, place: int) -> int:
         return self._job.hosts[lane.workers[place]].stages.start

@@ -7,7 +7,7 @@ held is gone. A run survives as many failures as its settings say.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ray.exceptions import (
@@ -36,6 +36,9 @@ PROCESS_ENDED = (RayActorError, WorkerCrashedError, OutOfMemoryError, LocalRayle
 LOOK_S = 0.5
 """Seconds between two looks at workers that say nothing."""
 
+TELL_S = 5.0
+"""Seconds after which whoever asks is told who is at what, though there is always something else to do."""
+
 
 class Watch:
     """Over the seats of a run.
@@ -46,17 +49,27 @@ class Watch:
         failures: counts what is survived.
         observer: is told who is at what, and what was survived.
         note: is told the same in words.
+        blocked: says which workers lack a credit: by index (-1: data workers) the stage that the edge enters, and since
+            when.
     """
 
     def __init__(
-        self, job: Job, people: Crew, failures: Failures, observer: Observer, note: Callable[[str], None]
+        self,
+        job: Job,
+        people: Crew,
+        failures: Failures,
+        observer: Observer,
+        note: Callable[[str], None],
+        *,
+        blocked: Callable[[], Mapping[int, tuple[int, float]]],
     ) -> None:
         self._job = job
         self._crew = people
         self._failures = failures
         self._observer = observer
         self._note = note
-        self._looked_s = time.monotonic()
+        self._blocked = blocked
+        self._looked_s = self._told_s = time.monotonic()
 
     @property
     def is_due(self) -> bool:
@@ -76,14 +89,31 @@ class Watch:
             overdue_s = seat.deadline.overdue_s(now_s)
             if overdue_s is not None:
                 self._replace(seat, "froze", f"no result for {overdue_s:.0f} s")
-        self._observer.record_standing([self._standing(seat, now_s) for seat in self._seats])
+        self._tell(now_s)
+
+    def tell_if_overdue(self) -> None:
+        """Who is at what, where nobody has looked for long. A busy driver judges nobody's silence: what they have said
+        may wait for it."""
+        now_s = time.monotonic()
+        if now_s - self._told_s > TELL_S:
+            self._tell(now_s)
+
+    def _tell(self, now_s: float) -> None:
+        self._told_s = now_s
+        blocked = self._blocked()
+        self._observer.record_standing([self._standing(seat, now_s, blocked) for seat in self._seats])
 
     @property
     def _seats(self) -> list[Seat]:
         return [*self._crew.workers, *self._crew.feeders]
 
-    def _standing(self, seat: Seat, now_s: float) -> Standing:
+    def _standing(self, seat: Seat, now_s: float, blocked: Mapping[int, tuple[int, float]]) -> Standing:
         is_worker = seat.index < len(self._crew.workers)
+        lacking = blocked.get(seat.index if is_worker else -1)
+        if lacking is not None and not seat.ledger.oldest_unfinished:
+            stage, since_s = lacking
+            own = self._job.hosts[seat.index].stages.start if is_worker else None
+            return Standing(who=seat.name, edge=own, at=None, since_s=now_s - since_s, waiting=0, blocked=stage)
         return Standing(
             who=seat.name,
             edge=self._job.hosts[seat.index].stages.start if is_worker else None,

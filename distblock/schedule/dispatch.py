@@ -116,6 +116,13 @@ class Dispatcher:
         waiting = (each for other in self._places[: place + 1] for each in other.arrived)
         return all(each >= number for each in (*before, *waiting))
 
+    def blocked(self) -> Iterator[tuple[int, float]]:
+        """Places that have nothing under way and something to begin, but no credit for what would come of it; and since
+        when."""
+        for index, place in enumerate(self._places):
+            if place.waiting_since_s is not None:
+                yield index, place.waiting_since_s
+
     def is_drained(self, place: int) -> bool:
         """Whether the stream is at its end, and a place has begun all of it."""
         return self._is_exhausted and self.has_passed(place, sys.maxsize)

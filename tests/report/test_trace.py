@@ -111,6 +111,21 @@ def test_slices_lie_on_rows_of_their_own_and_arrows_join_them():
     assert names[1] == "worker 1, from stage 1, on 10.0.0.2"
 
 
+def test_arrows_join_what_is_for_one_stage():
+    """Where stages train one by one, microbatches are numbered anew for each."""
+    filled = Timeline()
+    for target, begin_s in ((0, 101.0), (1, 104.0)):
+        item = replace(ITEM, stage=target, lap=0)
+        for worker in range(target + 1):
+            at_s = begin_s + worker
+            handling = replace(HERE, worker=worker, ready_s=at_s, sent_s=at_s, told_s=at_s + 1, handled_s=at_s + 1)
+            filled.record(replace(report(worker, at_s), item=item), handling)
+    starts, ends = ([event for event in trace(filled.table())["traceEvents"] if event["ph"] == kind] for kind in "sf")
+    # From the first worker's second microbatch, which began at 104 s, 3 s after the beginning.
+    assert [(event["pid"], event["ts"]) for event in starts] == [(0, 3_300_000 - 1)]
+    assert [(event["pid"], event["ts"]) for event in ends] == [(1, 4_200_000)]
+
+
 def test_an_empty_timeline_is_an_empty_trace():
     assert trace(Timeline().table())["traceEvents"] == []
 

@@ -21,24 +21,42 @@ from distblock.metrics.exporter import Exporter
 from distblock.metrics.timeline import TIMELINE_SCHEMA
 from distblock.reasons import why_at
 from distblock.report.calibration import Recording, recording
+from distblock.report.recent import pack
 from distblock.report.verdict import TWICE, judge
 from distblock.report.words import sentences, standing_sentences
 from distblock.schedule.credits import Limit
-from distblock.schedule.replay import Call, Pipeline, replay
+from distblock.schedule.replay import Call, Link, Pipeline, replay
 
 COUNT = 40
+WIRE_BYTES = 100
 CALL = Call(send_s=0.001, fetch_s=0.002, compute_s=0.1, store_s=0.002, reply_s=0.001)
 DATA = replace(CALL, fetch_s=0.0, compute_s=0.01)
+FIGURES = {
+    # As for three workers and the data, whose calls have a microbatch each.
+    "driver_busy_s": 4 * COUNT * 0.08,
+    "driver_microbatches": 4 * COUNT,
+    "stages": [{"compute_s": 4.0, "blocks": [0, 1]}] * 3,
+    "data_edge": None,
+    "edges": [],
+}
 CONFIG = make_config({"data": {"prefetch": 4}, "channel": {"max_in_flight": 4}})
 
 
-def recorded(call: Callable[[int, int], Call], *, driver_s: float = 0.001, workers: int = 3) -> Recording:
-    """Of a run whose calls are as given by place and number."""
+def timeline(
+    call: Callable[[int, int], Call],
+    *,
+    driver_s: float = 0.001,
+    workers: int = 3,
+    rates: dict[int, float] | None = None,
+) -> pa.Table:
+    """Of a run whose calls are as given by place and number, and whose edges have links of some rates."""
     pipeline = Pipeline(
         parcels=[Parcel((item,)) for item in microbatches(COUNT)],
         call=lambda place, parcel: call(place, parcel.number),
         limits=[Limit(count=4, num_bytes=10**9)] * workers,
         driver_s=driver_s,
+        size=lambda edge, parcel: WIRE_BYTES,
+        links={edge: Link(name=f"l{edge}", bytes_per_s=rate) for edge, rate in (rates or {}).items()},
     )
     rows = []
     for span in replay(pipeline).spans:
@@ -48,12 +66,24 @@ def recorded(call: Callable[[int, int], Call], *, driver_s: float = 0.001, worke
         moments |= {"started_s": span.started_s, "finished_s": span.finished_s, "encoded_s": span.finished_s}
         moments |= {"stored_s": span.stored_s, "sent_s": span.asked_s - took.send_s, "told_s": told_s}
         rows.append(row(span.place, span.parcel.number, handled_s=told_s + driver_s, **moments))
-    return recording(pa.Table.from_pylist(rows, schema=TIMELINE_SCHEMA), CONFIG, driver_s=driver_s)
+    return pa.Table.from_pylist(rows, schema=TIMELINE_SCHEMA)
+
+
+def recorded(
+    call: Callable[[int, int], Call],
+    *,
+    driver_s: float = 0.001,
+    workers: int = 3,
+    rates: dict[int, float] | None = None,
+) -> Recording:
+    """The same, as a verdict asks for it."""
+    table = timeline(call, driver_s=driver_s, workers=workers, rates=rates)
+    return recording(table, CONFIG, driver_s=driver_s, rates=rates)
 
 
 def row(place: int, number: int, **moments: float) -> dict[str, Any]:
     about = {"worker": place - 1, "stage": place - 1, "node": f"10.0.0.{place}", "number": number, "num_samples": 10}
-    about |= {"lap": 0, "epoch": 0, "index": number, "wire_bytes": 100, "purpose": "train", "part": "train"}
+    about |= {"lap": 0, "epoch": 0, "index": number, "wire_bytes": WIRE_BYTES, "purpose": "train", "part": "train"}
     return {**about, "ready_s": moments["sent_s"], "backpressure_s": 0.0, **moments}
 
 
@@ -173,8 +203,23 @@ def test_twice_the_link_and_half_the_bytes():
     found = recorded(lambda place, n: replace(even(place, n), fetch_s=2.0) if place == 3 else even(place, n))
     changes = {each.change: each.samples_per_s for each in judge(found, codec="fp32").what_ifs}
     assert changes[TWICE] == pytest.approx(10 / ((0.1 + 1.0 + 0.1) / 4), rel=0.1)
-    assert "activations sent as bf16" in changes
-    assert "activations sent as bf16" not in {each.change for each in judge(found, codec="bf16").what_ifs}
+    assert "activations between nodes sent as bf16" in changes
+    assert "activations between nodes sent as bf16" not in {each.change for each in judge(found, codec="bf16").what_ifs}
+
+
+def test_a_link_that_binds_carries_twice_as_much_where_it_is_twice_as_fast():
+    """Four parcels wait for each other on it, which is no time of their own."""
+    # 0.5 s a microbatch into the last worker.
+    found = recorded(even, rates={2: WIRE_BYTES / 0.5})
+    verdict = judge(found, codec="fp32")
+    assert verdict.replayed_s == pytest.approx(verdict.measured_s, rel=1e-6)
+    first = verdict.causes[0]
+    assert (first.kind, first.place) == ("edge", 3)
+    assert first.seconds == pytest.approx((0.5 - 0.1) * COUNT, rel=0.02)
+    (twice,) = [each for each in verdict.what_ifs if each.change == TWICE]
+    assert twice.samples_per_s / verdict.samples_per_s == pytest.approx(2, rel=0.02)
+    # One more worker beside it changes nothing, wherever it is.
+    assert verdict.what_ifs[-1].samples_per_s / verdict.samples_per_s == pytest.approx(1, rel=0.02)
 
 
 def test_slow_data():
@@ -224,6 +269,14 @@ def test_stages_are_dealt_out_over_one_worker_more():
     assert changes["one worker more, the stages dealt out anew"] == pytest.approx(10 * 3 / 0.2, rel=0.1)
 
 
+def test_a_single_block_is_not_split():
+    change = "one worker more, with half of the slowest one's computing"
+    found = recorded(lambda place, n: replace(CALL, compute_s=0.3) if place == 2 else even(place, n))
+    for num_blocks, splits in ([(), True], [(1, 2, 1), True], [(2, 1, 2), False]):
+        verdict = judge(found, codec="fp32", num_blocks=num_blocks)
+        assert (change in {each.change for each in verdict.what_ifs}) == splits
+
+
 def test_a_replay_that_is_off_is_called_rough():
     verdict = replace(judge(recorded(even), codec="fp32"), replayed_s=1.0)
     assert verdict.is_rough
@@ -251,7 +304,17 @@ def test_a_run_under_way_by_its_exporter():
         exporter.set_standing({"written_s": time.time(), "workers": [worker]})
         for each in (url, f"{url}/metrics", f"{url}/"):
             assert "worker 1 (stages 1 to 1) has nothing to do" in why_at(each)
-        assert json.loads(why_at(url, as_json=True))["workers"] == [worker]
+        told = json.loads(why_at(url, as_json=True))
+        assert (told["workers"], told["verdict"]) == ([worker], None)
+        assert "Nothing has been recorded yet" in why_at(url)
+        exporter.set_recent(pack(timeline(even, driver_s=0.08), CONFIG, FIGURES))
+        assert "what holds it back" in why_at(url).lower()
+        verdict = json.loads(why_at(url, as_json=True))["verdict"]
+        assert verdict["causes"][0]["kind"] == "driver"
+        assert verdict["causes"][0]["seconds"] == pytest.approx((4 * 0.08 - 0.1) * COUNT, rel=0.1)
+        laps = make_config({"regime": {"name": "wavefront"}})
+        exporter.set_recent(pack(timeline(even), laps, FIGURES))
+        assert "No verdict: expected a run of the parallel or the end-to-end regime" in why_at(url)
     for url in ("http://127.0.0.1:9", "http://127.0.0.1:abc"):
         with pytest.raises(InputError, match=rf"why: expected a run's exporter \(--metrics\.port\) at {url}"):
             why_at(url)
@@ -276,6 +339,14 @@ def test_a_run_under_way():
                 "waiting": 4,
             },
             {
+                "who": "worker 2 (stages 2 to 2)",
+                "edge": 2,
+                "at": None,
+                "since_s": 7.5,
+                "waiting": 0,
+                "blocked": 3,
+            },
+            {
                 "who": "data worker 0",
                 "edge": None,
                 "at": "epoch 2, training microbatch 9",
@@ -289,6 +360,8 @@ def test_a_run_under_way():
     assert [line.strip() for line in workers] == [
         "worker 1 (stages 1 to 1) has finished nothing for 9.5 s: at epoch 2, training microbatch 7 (computing it, or"
         " fetching it over edge 0->1), with 4 calls given",
+        "worker 2 (stages 2 to 2) has been given nothing for 7.5 s: as much is in flight on edge 2->3 as may be"
+        " (channel.max_in_flight)",
         "data worker 0 has finished nothing for 0.1 s: at epoch 2, training microbatch 9 (reading it)",
         "worker 0 (stages 0 to 0) has nothing to do: nothing has come over edge data->0",
     ]

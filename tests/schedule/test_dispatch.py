@@ -68,6 +68,29 @@ def test_the_slowest_worker_sets_the_pace_and_senders_wait_for_credits():
     assert waited == {0: 0, 1: 2}
 
 
+def test_who_is_blocked_and_since_when():
+    dispatcher = Dispatcher(
+        parcels(iter(microbatches(9)), lambda: 1),
+        edges=[Credits(Limit(count=count, num_bytes=10**9)) for count in (99, 2)],
+        size=lambda edge, parcel: 1,
+    )
+    begun = [dispatch.parcel for dispatch in dispatcher.begin(0.0)]
+    for parcel in begun:
+        dispatcher.finish(0, parcel)
+    first, second = (dispatch.parcel for dispatch in dispatcher.begin(1.0) if dispatch.place == 1)
+    # The first worker has more to begin, and two are under way: it is not idle.
+    assert list(dispatcher.blocked()) == []
+    for parcel in (first, second):
+        dispatcher.finish(1, parcel)
+    dispatcher.begin(2.0)
+    dispatcher.begin(3.0)
+    # Both credits of the edge behind it are with the second worker.
+    assert list(dispatcher.blocked()) == [(1, 2.0)]
+    dispatcher.finish(2, first)
+    dispatcher.begin(4.0)
+    assert list(dispatcher.blocked()) == []
+
+
 def test_one_credit_takes_turns():
     drawing, _ = draw(3, limits=[8, 1], durations=[1, 1, 1])
     assert drawing[1:] == [

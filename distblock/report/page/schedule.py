@@ -58,7 +58,7 @@ def planned(run: Run) -> list[Bar] | None:
         compute_s = typical[place] * len(parcel.items)
         return Call(send_s=0.0, fetch_s=0.0, compute_s=compute_s, store_s=0.0, reply_s=0.0)
 
-    told = replay(found.pipeline(call=call, driver_microbatch_s=0.0, parcels=found.parcels[: 2 * SHOWN]))
+    told = replay(found.pipeline(call=call, driver_microbatch_s=0.0, links={}, parcels=found.parcels[: 2 * SHOWN]))
     return [
         Bar(
             place=span.place,

@@ -1,0 +1,46 @@
+"""What has just happened in a run under way: the end of its timeline so far, and what a verdict asks for beside it."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from distblock.config import Config, make_config
+
+ROWS = 2_000
+"""Of the timeline: some hundred microbatches of a few workers."""
+
+_KEY = b"distblock"
+
+
+def pack(timeline: pa.Table, config: Config, figures: Mapping[str, Any]) -> bytes:
+    """As a Parquet file.
+
+    Args:
+        timeline: rows as in ``timeline.parquet``.
+        config: the run's settings.
+        figures: of the keys of ``summary.json``, those that there are so far.
+    """
+    about = {"config": config.model_dump(mode="json", exclude_unset=True), "figures": figures}
+    content = io.BytesIO()
+    pq.write_table(timeline.replace_schema_metadata({_KEY: json.dumps(about)}), content)
+    return content.getvalue()
+
+
+def unpack(content: bytes) -> tuple[pa.Table, Config, dict[str, Any]]:
+    """What was packed.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    table = pq.read_table(pa.BufferReader(content))
+    metadata = table.schema.metadata or {}
+    if _KEY not in metadata:
+        raise ValueError("Parquet of another kind")
+    about = json.loads(metadata[_KEY])
+    return table, make_config(about["config"]), about["figures"]
