@@ -18,7 +18,7 @@ from distblock.errors import InputError
 from distblock.learning.blueprint import Build, Problem
 from distblock.learning.partition import balance
 from distblock.planning.costs import Costs
-from distblock.planning.forecast import Telling, forecast, forecast_table
+from distblock.planning.forecast import Telling, forecast, forecast_sentence, forecast_table
 from distblock.planning.layout import Plan, Seat
 from distblock.planning.planner import Planner, quickest
 from distblock.planning.profile import Profile, profile
@@ -67,7 +67,8 @@ def main(arguments: Sequence[str], console: Console) -> None:
     if request.telling is not None:
         telling = _as_planned(request.telling, found.plan, request.config)
         told = forecast(found.plan, found.planner.costs.around, telling)
-        console.print(forecast_table(told, telling))
+        console.print(forecast_sentence(told, telling), soft_wrap=True)
+        console.print(forecast_table(told))
     planned = apply(found.plan, request.config)
     if to is None:
         console.print(f"distblock train ... {' '.join(_flags(planned))}", soft_wrap=True)

@@ -41,11 +41,13 @@ class Share:
 
     Attributes:
         computing: codecs included.
-        waiting: neither computing nor away.
+        away: not there.
+        waiting: neither.
         exposed: of that, while its next input was on the link: communication that nothing hides.
     """
 
     computing: float
+    away: float
     waiting: float
     exposed: float
 
@@ -106,17 +108,22 @@ def forecast(plan: Plan, around: Surroundings, telling: Telling) -> Forecast:
     )
 
 
-def forecast_table(found: Forecast, telling: Telling) -> Table:
-    """A row a worker."""
-    title = (
-        f"{telling.microbatches} microbatches, {telling.per_call} a call: {found.wall_s:.1f} s,"
-        f" {found.samples_per_s:.0f} samples/s, the first one through after {found.first_s:.2f} s"
+def forecast_sentence(found: Forecast, telling: Telling) -> str:
+    """How long it takes."""
+    return (
+        f"Told as a run: {telling.microbatches} microbatches, {telling.per_call} a call, take {found.wall_s:.1f} s,"
+        f" {found.samples_per_s:.0f} samples/s; the first is through after {found.first_s:.2f} s."
     )
-    table = Table(title=title)
-    for heading in ("worker", "computes", "waits", "of it, for its link"):
+
+
+def forecast_table(found: Forecast) -> Table:
+    """A row a worker."""
+    table = Table(title="what each worker does meanwhile")
+    for heading in ("worker", "computes", "is away", "waits", "of it, for its link"):
         table.add_column(heading, justify="right")
     for place, share in enumerate(found.shares):
-        table.add_row(str(place), f"{share.computing:.1%}", f"{share.waiting:.1%}", f"{share.exposed:.1%}")
+        shares = (share.computing, share.away, share.waiting, share.exposed)
+        table.add_row(str(place), *(f"{each:.1%}" for each in shares))
     return table
 
 
@@ -128,12 +135,23 @@ def _compute_s(plan: Plan) -> list[float]:
 
 
 def _share(spans: Sequence[Span], absences: Sequence[Absence], wall_s: float) -> Share:
-    computing_s = sum(span.finished_s - span.started_s for span in spans)
-    away_s = sum(min(each.end_s, wall_s) - min(each.begin_s, wall_s) for each in absences)
-    waiting_s, exposed_s, free_s = 0.0, 0.0, 0.0
+    def there_s(begin_s: float, end_s: float) -> float:
+        """Of a stretch, that in which it is not away."""
+        return max(0.0, end_s - begin_s) - _away_s(absences, begin_s, end_s)
+
+    exposed_s, free_s = 0.0, 0.0
     for span in spans:
-        waiting_s += span.started_s - free_s
-        exposed_s += max(0.0, min(span.fetched_s, span.started_s) - max(span.asked_s, free_s))
+        exposed_s += there_s(max(span.asked_s, free_s), min(span.fetched_s, span.started_s))
         free_s = span.finished_s
-    waiting_s += wall_s - free_s - away_s
-    return Share(computing=computing_s / wall_s, waiting=max(0.0, waiting_s) / wall_s, exposed=exposed_s / wall_s)
+    computing_s = sum(span.finished_s - span.started_s for span in spans)
+    away_s = _away_s(absences, 0.0, wall_s)
+    return Share(
+        computing=computing_s / wall_s,
+        away=away_s / wall_s,
+        waiting=(wall_s - computing_s - away_s) / wall_s,
+        exposed=exposed_s / wall_s,
+    )
+
+
+def _away_s(absences: Sequence[Absence], begin_s: float, end_s: float) -> float:
+    return sum(max(0.0, min(each.end_s, end_s) - max(each.begin_s, begin_s)) for each in absences)

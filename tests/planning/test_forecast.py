@@ -71,7 +71,12 @@ def test_a_worker_that_is_away_is_waited_for():
     found = told(plan(0.1, 0.1, nodes="aa"), absences=[Absence(place=2, begin_s=1.0, end_s=4.0)])
     # What it was computing is begun again.
     assert found.wall_s == pytest.approx(0.1 + 50 * 0.1 + 3.0, abs=0.2)
-    assert found.shares[1].computing + found.shares[1].waiting == pytest.approx(1 - 3.0 / found.wall_s, abs=0.02)
+    share = found.shares[1]
+    assert share.away == pytest.approx(3.0 / found.wall_s)
+    assert share.computing + share.waiting + share.away == pytest.approx(1.0)
+    # Nobody waits for a link who is not there.
+    slow = told(plan(0.1, 0.1, nodes="ab", wire_bytes=3e5), absences=[Absence(place=2, begin_s=1.0, end_s=4.0)])
+    assert slow.shares[1].exposed <= slow.shares[1].waiting
 
 
 def test_workers_of_a_node_with_too_few_cores_take_longer():
