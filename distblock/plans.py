@@ -11,10 +11,10 @@ from typing import Any
 
 from rich.console import Console
 
-from distblock.config import Config, dump_config
+from distblock.config import Config, dump_config, make_config
 from distblock.data.dataset import DataSet
 from distblock.data.opening import open_data
-from distblock.errors import InputError
+from distblock.errors import InputError, RunFailedError
 from distblock.learning.blueprint import Build, Problem
 from distblock.learning.partition import balance
 from distblock.planning.costs import Costs
@@ -71,7 +71,8 @@ def main(arguments: Sequence[str], console: Console) -> None:
         console.print(forecast_table(told))
     planned = apply(found.plan, request.config)
     if to is None:
-        console.print(f"distblock train ... {' '.join(_flags(planned))}", soft_wrap=True)
+        replicas = [] if found.plan.replicas == request.config.replicas else ["--replicas", str(found.plan.replicas)]
+        console.print(f"distblock train ... {' '.join([*_flags(planned), *replicas])}", soft_wrap=True)
     else:
         Path(to).write_text(dump_config(planned))
         console.print(f"distblock train --config {to}", soft_wrap=True)
@@ -96,7 +97,48 @@ def search(request: Request, *, model: Build | None = None, dataset: Callable[..
     measured = profile(
         config, problem, build=model, codecs=tuple(dict.fromkeys(("fp32", *request.codecs))), processes=together
     )
-    return _tried(choose(request, measured, data), request, problem, model)
+    found, failed = [], []
+    for own in _by_replicas(request):
+        try:
+            found.append(_tried(choose(own, measured, data), own, problem, model))
+        except (InputError, RunFailedError) as error:
+            failed.append(error)
+    if not found:
+        raise failed[0]
+    return _quickest_of(found)
+
+
+def _by_replicas(request: Request) -> list[Request]:
+    """The same for each number of replicas that there may be.
+
+    Raises:
+        InputError: the settings allow none of them.
+    """
+    if not request.replicas:
+        return [request]
+    found, refused = [], []
+    for count in request.replicas:
+        seats = request.seats[: len(request.seats) // count]
+        try:
+            values = {**request.config.model_dump(mode="json", exclude_unset=True), "replicas": count}
+            found += [replace(request, config=make_config(values), seats=seats)] if seats else []
+        except InputError as error:
+            refused.append(error)
+    if not found:
+        raise refused[0]
+    return found
+
+
+def _quickest_of(found: Sequence[Found]) -> Found:
+    """With those of the others beside it."""
+    best = min(found, key=lambda each: each.plan.pace_s)
+    others = {
+        f"{name}, {each.plan.replicas} replica{'s' if each.plan.replicas > 1 else ''}": other
+        for each in found
+        if each is not best
+        for name, other in {_workers(len(each.plan.pieces)): each.plan, **each.others}.items()
+    }
+    return replace(best, others={**best.others, **others})
 
 
 def choose(request: Request, measured: Profile, data: DataSet) -> Found:
@@ -126,7 +168,9 @@ def _tried(found: Found, request: Request, problem: Problem, build: Build | None
         RunFailedError: none of them could be tried.
     """
     layouts = {_workers(len(found.plan.pieces)): found.plan, **found.others}
-    if len(layouts) == 1 and all(math.isinf(seat.memory_bytes) for seat in request.seats):
+    has_room = all(math.isinf(seat.memory_bytes) for seat in request.seats)
+    # What was tried cannot be compared with sums.
+    if len(layouts) == 1 and has_room and not request.replicas:
         return found
     trials = Trials(found.planner, request.config, problem, build=build, peers=Group)
     plan = trials.quickest(layouts).plan
@@ -248,5 +292,7 @@ def _flags(config: Config) -> list[str]:
     cuts = ["--model.cuts", *map(str, config.model.cuts)] if config.model.cuts else ["--model.stages", "1"]
     codecs = [f"{edge}={codec}" for edge, codec in config.channel.edge_codecs.items()]
     workers = ["--resources.workers", str(config.resources.workers)]
-    workers += ["--resources.nodes", *config.resources.nodes] if config.resources.nodes else []
+    if config.resources.nodes:
+        workers += ["--resources.nodes", *config.resources.nodes]
+        workers += ["--address", "HOST:PORT"] if config.address is None else []
     return [*cuts, *workers, *(["--channel.edge-codecs", *codecs] if codecs else [])]

@@ -95,7 +95,10 @@ def _told(status: Mapping[str, Any], recent: bytes | None, *, as_json: bool) -> 
 def _verdict_so_far(recent: bytes | None) -> tuple[Verdict | None, str]:
     """And if there is none, why."""
     if recent is None:
-        return None, "Nothing has been recorded yet of which a verdict could be made."
+        return None, (
+            "No verdict yet: it asks for some ten seconds of record (metrics.record), by workers, in the parallel or"
+            " the end-to-end regime."
+        )
     try:
         table, config, figures = unpack(recent)
         return judge_recording(recorded(table, config, figures), config, figures), ""
@@ -116,7 +119,7 @@ def judge_run(directory: RunDirectory) -> Verdict:
 
 def recorded(timeline: pa.Table, config: Config, summary: Mapping[str, Any]) -> Recording:
     """A run's last stretch of which all is known; as for `why`."""
-    handled = summary.get("driver_microbatches", 0)
+    handled = summary.get("driver_microbatches", timeline.num_rows)
     driver_s = summary["driver_busy_s"] / handled if handled else 0.0
     edges = [summary.get("data_edge"), *summary.get("edges", ())]
     rates = {
@@ -130,9 +133,11 @@ def recorded(timeline: pa.Table, config: Config, summary: Mapping[str, Any]) -> 
 def judge_recording(found: Recording, config: Config, summary: Mapping[str, Any]) -> Verdict:
     """The verdict on it."""
     stage_s = [stage["compute_s"] for stage in summary["stages"]]
-    codecs = [config.channel.codec_of(edge) for edge in range(1, len(stage_s))]
-    # One edge as it is, and a codec has something to save.
-    codec = min(codecs, key=lambda codec: codec != "fp32", default="fp32")
+    # Replicas of two stages need not be on the nodes that one pair of them is on.
+    crossing = zip(found.stages, found.crosses, strict=True) if config.replicas == 1 else ()
+    codecs = [config.channel.codec_of(stage) for stage, crosses in crossing if stage and crosses]
+    # One of them as it is, and a codec has something to save.
+    codec = min(codecs, key=lambda codec: codec != "fp32", default="")
     num_blocks = [len(stage["blocks"]) for stage in summary["stages"]]
     return judge(found, codec=codec, stage_s=stage_s, num_blocks=num_blocks)
 

@@ -131,7 +131,7 @@ def _workers_agree(prepared: Prepared, *, model: Build | None, dataset: Callable
 def _compare(
     prepared: Prepared, workers: int, expected: list[str], *, model: Build | None, dataset: Callable[..., Any] | None
 ) -> list[str]:
-    resources = prepared.config.resources.model_copy(update={"workers": workers})
+    resources = prepared.config.resources.model_copy(update={"workers": workers, "nodes": ()})
     config = prepared.config.model_copy(update={"resources": resources, "executor": "ray"})
     blueprint = replace(prepared.blueprint, hosts=_even(prepared.blueprint.num_stages, workers))
     changed = replace(prepared, config=config, blueprint=blueprint)

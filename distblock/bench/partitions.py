@@ -42,7 +42,7 @@ class Options(Outputs):
     """Samples per second as planned, with equal block counts, and with every other partition."""
 
     data_path: Annotated[str, tyro.conf.arg(help="folder with CIFAR-10 as train.parquet and test.parquet")]
-    models: tuple[str, ...] = ("torchvision/swin_t", "torchvision/swin_v2_t", "torchvision/resnet50")
+    models: tuple[str, ...] = ("torchvision/swin_t", "torchvision/swin_v2_t", "torchvision/swin_s")
     """networks"""
     workers: int = 2
     """stages, a worker each"""

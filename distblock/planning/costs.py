@@ -103,14 +103,17 @@ class Costs:
         }
         paces |= _links_s(pieces)
         paces["reading the data"] = around.data_s / around.data_workers
-        # Data are read, and calls are made, beside the first worker.
-        busy = {pieces[0].seat.node: around.data_s + around.call_s * (len(pieces) + 1)}
-        for piece in pieces:
-            own_s = around.call_s + around.threads * (piece.compute_s - around.call_s)
-            busy[piece.seat.node] = busy.get(piece.seat.node, 0.0) + self._replicas * own_s
-        paces |= {f"the cores of node {node}": seconds / around.cores for node, seconds in busy.items()}
+        paces |= {
+            f"the cores of node {node}": seconds for node, seconds in cores_s(pieces, around, self._replicas).items()
+        }
         slowest = max(paces, key=paces.__getitem__)
-        return Plan(pieces=tuple(pieces), pace_s=paces[slowest], slowest=slowest, num_samples=self._profile.num_samples)
+        return Plan(
+            pieces=tuple(pieces),
+            pace_s=paces[slowest],
+            slowest=slowest,
+            num_samples=self._profile.num_samples,
+            replicas=self._replicas,
+        )
 
     def of_blocks(self, blocks: Sequence[range], seats: Sequence[Seat]) -> Plan:
         """Of these stages on these workers, each edge with its best codec, whether or not it fits."""
@@ -148,7 +151,9 @@ class Costs:
         first = self.plan(
             [next(piece for piece in pieces if _part_s(piece)[0] <= quickest.pace_s) for pieces in offered]
         )
-        return first if first.pace_s <= quickest.pace_s else quickest
+        # Edges that share a link: each by itself may seem to keep up.
+        least = self.plan([min(pieces, key=lambda piece: piece.link_s) for pieces in offered])
+        return min(first, quickest, least, key=lambda plan: plan.pace_s)
 
     def least_bytes(self) -> list[float]:
         """Of a worker with one block alone, by block."""
@@ -173,6 +178,16 @@ class Costs:
         passing = 2 * max(own[block].leaving_bytes for block in blocks)
         moving = IN_FLIGHT * leaving
         return self._around.base_bytes + state + (ALLOCATED * (kept + passing) + moving) / self._replicas
+
+
+def cores_s(pieces: Sequence[Piece], around: Surroundings, replicas: int) -> dict[str, float]:
+    """Seconds that the cores of each node take for a microbatch, all of them together."""
+    # Data are read, and calls are made, beside the first worker.
+    busy_s = {pieces[0].seat.node: around.data_s + around.call_s * (len(pieces) + 1)}
+    for piece in pieces:
+        own_s = around.call_s + around.threads * (piece.compute_s - around.call_s)
+        busy_s[piece.seat.node] = busy_s.get(piece.seat.node, 0.0) + replicas * own_s
+    return {node: seconds / around.cores for node, seconds in busy_s.items()}
 
 
 def _links_s(pieces: Sequence[Piece]) -> dict[str, float]:

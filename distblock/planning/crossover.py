@@ -3,7 +3,8 @@
 Each way goes at the pace of its slower part: computing, or the busiest link, which carries so many bytes a sample in
 one direction. Nothing else is reckoned with: no latency, no optimizer, no gain or loss of accuracy.
 
-- Block by block: each worker's activation goes forward, under a codec.
+- Block by block: each worker's activation goes forward, under a codec. With replicas each row of them has links of its
+  own; what replicas of a part exchange is left out, here and in the pipeline.
 - Pipeline with back-propagation (GPipe, 1F1B): the same activation goes forward and its gradient comes back, each on
   its own direction of the link; K - 1 of M + K - 1 turns are the bubble.
 - Data parallel: every worker has the whole network; a ring adds up gradients, 2 (K - 1) / K of the parameters from each
@@ -83,7 +84,7 @@ def ways(work: Workload) -> dict[str, Way]:
     Args:
         work: of two workers or more.
     """
-    depth, largest = len(work.worker_s), max(work.edge_bytes)
+    depth, largest = len(work.worker_s), max(work.edge_bytes) / work.replicas
     count = depth * work.replicas
     slowest_s, whole_s = max(work.worker_s) / work.replicas, sum(work.worker_s)
     # A step takes a batch on every worker, and each sends as much.

@@ -8,12 +8,10 @@ from itertools import pairwise
 
 from rich.table import Table
 
+from distblock.planning.costs import cores_s
 from distblock.planning.layout import Plan, Surroundings
 from distblock.planning.simulation import simulate
 from distblock.schedule.replay import Absence, Link, Span
-
-CORES = "the cores of node "
-"""How a plan begins to name cores as its slowest part."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +77,11 @@ def forecast(plan: Plan, around: Surroundings, telling: Telling) -> Forecast:
     nodes = [pieces[0].seat.node, *(piece.seat.node for piece in pieces)]
     crossed = {place: pair for place, pair in enumerate(pairwise(nodes)) if pair[0] != pair[1]}
     told = simulate(
-        _compute_s(plan),
+        _compute_s(plan, around),
         microbatches=telling.microbatches,
         num_samples=plan.num_samples,
-        wire_bytes=[piece.wire_bytes for piece in pieces],
+        # Each row of replicas sends its share.
+        wire_bytes=[piece.wire_bytes / plan.replicas for piece in pieces],
         links={
             place: Link(
                 name=" to ".join(pair),
@@ -127,11 +126,13 @@ def forecast_table(found: Forecast) -> Table:
     return table
 
 
-def _compute_s(plan: Plan) -> list[float]:
+def _compute_s(plan: Plan, around: Surroundings) -> list[float]:
     """Of each worker, as long as it takes beside the others of its node."""
-    node = plan.slowest.removeprefix(CORES) if plan.slowest.startswith(CORES) else None
-    busiest_s = max((piece.compute_s for piece in plan.pieces if piece.seat.node == node), default=plan.pace_s)
-    return [piece.compute_s * (plan.pace_s / busiest_s if piece.seat.node == node else 1.0) for piece in plan.pieces]
+    slowest_s: dict[str, float] = {}
+    for piece in plan.pieces:
+        slowest_s[piece.seat.node] = max(piece.compute_s, slowest_s.get(piece.seat.node, 0.0))
+    shared_s = cores_s(plan.pieces, around, plan.replicas)
+    return [piece.compute_s * max(1.0, shared_s[piece.seat.node] / slowest_s[piece.seat.node]) for piece in plan.pieces]
 
 
 def _share(spans: Sequence[Span], absences: Sequence[Absence], wall_s: float) -> Share:

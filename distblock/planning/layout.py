@@ -100,12 +100,14 @@ class Plan:
         pace_s: seconds a microbatch, of its slowest part.
         slowest: that part, in words.
         num_samples: of a microbatch.
+        replicas: workers that share each of the pieces.
     """
 
     pieces: tuple[Piece, ...]
     pace_s: float
     slowest: str
     num_samples: int
+    replicas: int = 1
 
     @property
     def cuts(self) -> tuple[int, ...]:

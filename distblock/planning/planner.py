@@ -67,7 +67,7 @@ class Planner:
             if pieces is None:
                 low = middle + 1
                 continue
-            plan = self.costs.plan(pieces)
+            plan = self._with_best_codecs(self.costs.plan(pieces))
             best = plan if best is None or plan.pace_s < best.pace_s else best
             # A larger pace leaves more freedom to compute less in all: worth it while the cores are what is short.
             if plan.pace_s > paces[middle] * (1 + 1e-9):
@@ -75,6 +75,11 @@ class Planner:
             else:
                 high = middle - 1
         return best
+
+    def _with_best_codecs(self, plan: Plan) -> Plan:
+        """The same stages with what suits them together, where that is quicker and fits."""
+        other = self.costs.of_blocks([piece.blocks for piece in plan.pieces], [piece.seat for piece in plan.pieces])
+        return other if other.fits and other.pace_s < plan.pace_s else plan
 
     def _paces(self, order: Sequence[Seat]) -> Iterator[float]:
         """All that some piece may take."""

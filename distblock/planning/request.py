@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import get_args
 
 import torch
@@ -26,6 +27,8 @@ USAGE = """usage: distblock plan [OPTIONS] [--config FILE.yaml] [--KEY VALUE ...
   --link-rate RATE       between nodes, such as 100mbit; needed where seats are on several nodes
   --cores N              of each node; default: this machine's
   --memory SIZE          of each worker at most, such as 800mb; default: any
+  --replicas N ...       of each stage, such as 1 2; --seats are then all workers together, and alike; default:
+                         replicas, as many workers for each seat
   --codecs NAME ...      that an edge may have, the preferred one first; default: channel.codec, or
                          channel.auto_codecs
   --simulate N           tell N microbatches of the plan one by one: seconds, and what each worker waits for
@@ -39,6 +42,7 @@ OWN = (
     "--link-rate",
     "--cores",
     "--memory",
+    "--replicas",
     "--codecs",
     "--to",
     "--simulate",
@@ -60,6 +64,7 @@ class Request:
         seats: workers that there may be.
         link_bytes_per_s: between nodes.
         cores: of each node; none: this machine's.
+        replicas: that a stage may have, the seats being all workers together; none: as the settings say, for each seat.
         codecs: that an edge may have.
         telling: what is to be told of the plan; none: nothing.
     """
@@ -68,6 +73,7 @@ class Request:
     seats: tuple[Seat, ...]
     link_bytes_per_s: float = math.inf
     cores: int | None = None
+    replicas: tuple[int, ...] = ()
     codecs: tuple[Codec, ...] = ("fp32",)
     telling: Telling | None = None
 
@@ -90,6 +96,12 @@ def read_request(arguments: Sequence[str]) -> tuple[Request, str | None]:
     else:
         rate = math.inf
     cores = whole_number(_last(options, "--cores"), where="--cores") if "--cores" in options else None
+    replicas = tuple(whole_number(word, where="--replicas") for word in options.get("--replicas", []))
+    if replicas and (len(set(seats)) > 1 or min(replicas) > len(seats)):
+        raise InputError(
+            f"--replicas: expected --seats that are alike, {min(replicas)} or more, got {len(seats)},"
+            f" {len(set(seats))} of them different"
+        )
     codecs: list[Codec] = []
     for name in options.get("--codecs", config.channel.offered):
         if name not in get_args(Codec):
@@ -100,7 +112,13 @@ def read_request(arguments: Sequence[str]) -> tuple[Request, str | None]:
     if to is not None:
         check_folder(to, where="--to")
     request = Request(
-        config=config, seats=seats, link_bytes_per_s=rate, cores=cores, codecs=tuple(codecs), telling=telling
+        config=config,
+        seats=seats,
+        link_bytes_per_s=rate,
+        cores=cores,
+        replicas=replicas,
+        codecs=tuple(codecs),
+        telling=telling,
     )
     return request, to
 
@@ -110,6 +128,8 @@ def num_workers(config: Config) -> int:
     resources = config.resources
     if resources.workers:
         return resources.workers
+    if resources.nodes:
+        return max(1, len(resources.nodes) // config.replicas)
     if resources.gpus_per_worker:
         return max(1, int(torch.cuda.device_count() / resources.gpus_per_worker))
     return len(os.sched_getaffinity(0))
@@ -133,12 +153,17 @@ def _telling(options: dict[str, list[str]], config: Config, *, num_seats: int) -
             if name in options:
                 raise InputError(f"{name}: expected --simulate N beside it, which tells the plan as a run; got none")
         return None
+    absences = sorted(
+        (_absence(word, num_seats) for word in options.get("--away", [])), key=lambda each: (each.place, each.begin_s)
+    )
+    if any(one.place == other.place and one.end_s > other.begin_s for one, other in pairwise(absences)):
+        raise InputError("--away: expected times that do not overlap of each worker, got some that do")
     return Telling(
         microbatches=whole_number(_last(options, "--simulate"), where="--simulate"),
         delay_s=quantity(_last(options, "--link-delay"), "--link-delay", _SECONDS)
         if "--link-delay" in options
         else 0.0,
-        absences=tuple(_absence(word, num_seats) for word in options.get("--away", [])),
+        absences=absences,
         in_flight=config.channel.max_in_flight,
     )
 

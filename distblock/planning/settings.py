@@ -19,9 +19,13 @@ def apply(plan: Plan, config: Config) -> Config:
     if not plan.cuts:
         values["model"] = {**values["model"], "stages": 1}
         values["model"].pop("cuts")
+    if plan.replicas != config.replicas:
+        values["replicas"] = plan.replicas
     values["resources"] = {**values.get("resources", {}), "workers": len(plan.pieces)}
+    # Nodes of workers that there were before are not those of these.
+    values["resources"].pop("nodes", None)
     nodes = [piece.seat.node for piece in plan.pieces]
-    if config.replicas == 1 and all(map(_is_address, nodes)):
+    if plan.replicas == 1 and all(map(_is_address, nodes)):
         values["resources"]["nodes"] = nodes
     values["channel"] = {**values.get("channel", {}), **({"edge_codecs": own} if own else {})}
     if config.channel.codec == "auto":

@@ -12,7 +12,7 @@ from distblock.planning.profile import Profile
 
 def plan_table(plan: Plan, profile: Profile) -> Table:
     """A row a worker."""
-    table = Table(title="the plan")
+    table = Table(title="the plan" if plan.replicas == 1 else f"the plan, {plan.replicas} replicas of each worker")
     for heading in ("worker", "on", "blocks", "takes", "busy", "enters as", "bytes", "link takes", "memory"):
         table.add_column(heading, justify="right")
     for place, piece in enumerate(plan.pieces):
@@ -66,12 +66,16 @@ def profile_table(profile: Profile) -> Table:
     return table
 
 
+def _replicas(plan: Plan) -> str:
+    return "" if plan.replicas == 1 else f" with {plan.replicas} replicas"
+
+
 def explain(plan: Plan, others: Mapping[str, Plan]) -> Sequence[str]:
     """In a few sentences."""
     number = len(plan.pieces)
     lines = [
-        f"{number} worker{'s' if number > 1 else ''}, {plan.samples_per_s:.0f} samples/s: {plan.pace_s * 1000:.1f} ms a"
-        f" microbatch, which is what {plan.slowest} takes."
+        f"{number} worker{'s' if number > 1 else ''}{_replicas(plan)}, {plan.samples_per_s:.0f} samples/s:"
+        f" {plan.pace_s * 1000:.1f} ms a microbatch, which is what {plan.slowest} takes."
     ]
     exposed = 1 - max(piece.compute_s for piece in plan.pieces) / plan.pace_s
     if plan.slowest.startswith("the link"):

@@ -64,6 +64,11 @@ class Recording:
         return len(self.stages)
 
     @property
+    def crosses(self) -> tuple[bool, ...]:
+        """Of the edge into each worker, that from the data first, whether it lies between two nodes."""
+        return tuple(sender != receiver for sender, receiver in pairwise(self.nodes))
+
+    @property
     def samples_per_s(self) -> float:
         """Measured, evaluations included."""
         return self.num_samples / self.measured_s
@@ -120,14 +125,9 @@ def recording(
     stages = tuple(next(iter(by_place[place].values()))[0]["stage"] for place in sorted(by_place) if place)
     nodes = tuple(next(iter(by_place[place].values()))[0]["node"] for place in sorted(by_place))
     rates_by_place = [(rates or {}).get(stage) for stage in stages]
-    links = _links(nodes, rates_by_place)
-    sizes = {
-        (edge + 1, number): sum(row["wire_bytes"] for row in by_place[edge][number])
-        for edge in links
-        for number in numbers
-    }
-    for edge, link in links.items():
-        calls |= _beside(link, edge + 1, by_place[edge + 1], sizes, calls)
+    # Each row of replicas has lines of its own, of which one rate is known.
+    links = {} if config.workers_per_stage > 1 else _links(nodes, rates_by_place)
+    links, sizes, calls = _on_links(links, numbers, by_place, calls)
     return Recording(
         parcels=tuple(_parcel(by_place[0][number]) for number in numbers),
         calls=calls,
@@ -152,21 +152,63 @@ def _links(nodes: Sequence[str], rates: Sequence[float | None]) -> dict[int, Lin
     }
 
 
-def _beside(
-    link: Link,
-    place: int,
-    parcels: Mapping[int, Sequence[_Row]],
-    sizes: Mapping[tuple[int, int], int],
+def _on_links(
+    links: Mapping[int, Link],
+    numbers: Sequence[int],
+    by_place: Mapping[int, Mapping[int, Sequence[_Row]]],
     calls: Calls,
-) -> Calls:
-    """Calls of a place, where of their fetching only what a link does not explain is left: it carries one parcel after
-    the other, and those behind it wait."""
+) -> tuple[dict[int, Link], dict[tuple[int, int], int], Calls]:
+    """Links with the rate that they have shown, what passes them, and what is left of calls beside them."""
+    shown, sizes, left = {}, {}, dict(calls)
+    for name in dict.fromkeys(link.name for link in links.values()):
+        edges = [edge for edge, link in links.items() if link.name == name]
+        fetches = [_fetch(edge + 1, number, by_place) for edge in edges for number in numbers]
+        rate = max(_observed_rate(fetches), *(links[edge].bytes_per_s for edge in edges))
+        shown |= {edge: Link(name=name, bytes_per_s=rate) for edge in edges}
+        sizes |= {(fetch.place, fetch.number): fetch.num_bytes for fetch in fetches}
+        left |= _beside(rate, fetches, calls)
+    return shown, sizes, left
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Fetch:
+    """What passed a link: into which place, from when to when, how many bytes."""
+
+    place: int
+    number: int
+    asked_s: float
+    there_s: float
+    num_bytes: int
+
+
+def _fetch(place: int, number: int, by_place: Mapping[int, Mapping[int, Sequence[_Row]]]) -> _Fetch:
+    rows = by_place[place][number]
+    return _Fetch(
+        place=place,
+        number=number,
+        asked_s=rows[0]["asked_s"],
+        there_s=max(row["decoded_s"] for row in rows),
+        num_bytes=sum(row["wire_bytes"] for row in by_place[place - 1][number]),
+    )
+
+
+def _observed_rate(fetches: Sequence[_Fetch]) -> float:
+    """Bytes a second while something was under way: the link carries no less, whatever was measured of it before."""
+    busy_s, until_s = 0.0, float("-inf")
+    for fetch in sorted(fetches, key=lambda fetch: fetch.asked_s):
+        busy_s += max(0.0, fetch.there_s - max(fetch.asked_s, until_s))
+        until_s = max(until_s, fetch.there_s)
+    return sum(fetch.num_bytes for fetch in fetches) / busy_s if busy_s else 0.0
+
+
+def _beside(rate: float, fetches: Sequence[_Fetch], calls: Calls) -> Calls:
+    """Calls, where of their fetching only what a link does not explain is left: it carries one parcel after the other,
+    and those behind it wait."""
     free_s, found = float("-inf"), {}
-    numbers = [number for number in parcels if (place, number) in sizes]
-    for number in sorted(numbers, key=lambda number: parcels[number][0]["asked_s"]):
-        call, asked_s = calls[place, number], parcels[number][0]["asked_s"]
-        free_s = max(free_s, asked_s) + sizes[place, number] / link.bytes_per_s
-        found[place, number] = replace(call, fetch_s=max(0.0, asked_s + call.fetch_s - free_s))
+    for fetch in sorted(fetches, key=lambda fetch: fetch.asked_s):
+        free_s = max(free_s, fetch.asked_s) + fetch.num_bytes / rate
+        key = fetch.place, fetch.number
+        found[key] = replace(calls[key], fetch_s=max(0.0, fetch.there_s - free_s))
     return found
 
 

@@ -21,6 +21,7 @@ from distblock.metrics.log import HopsLog, metrics_table
 from distblock.metrics.settling import Settling
 from distblock.metrics.timeline import Timeline
 from distblock.report import recent
+from distblock.report.calibration import ONE_STREAM
 from distblock.report.lap_progress import LapProgress
 from distblock.report.progress import Progress
 from distblock.schedule.position import Position
@@ -104,6 +105,9 @@ class Monitor:
         self._num_validation = plan.num_validation
         self._last_stage = blueprint.num_stages - 1
         self._stages = blueprint.partition.stages
+        # Elsewhere nobody could make a verdict of it.
+        self._judges = config.metrics.record and config.regime.name in ONE_STREAM
+        self._num_recent = recent.num_rows(1 + len(blueprint.hosts) * config.workers_per_stage)
         self._begun_s: float | None = None
         self._before_s = 0.0
         self.wall_s = 0.0
@@ -267,7 +271,7 @@ class Monitor:
             self._keep_standing(status)
         if self._exporter is not None:
             self._exporter.set_standing(status)
-        if self._is_recording and time.monotonic() - self._recent_s >= RECENT_S:
+        if self._judges and time.monotonic() - self._recent_s >= RECENT_S:
             self._recent_s = time.monotonic()
             self._tell_recent()
 
@@ -287,7 +291,7 @@ class Monitor:
             "data_edge": edges[0],
             "edges": edges[1:],
         }
-        content = recent.pack(self._timeline.table(last=recent.ROWS), self._config, figures)
+        content = recent.pack(self._timeline.table(last=self._num_recent), self._config, figures)
         if self._keep_recent is not None:
             self._keep_recent(content)
         if self._exporter is not None:

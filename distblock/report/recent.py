@@ -11,9 +11,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distblock.config import Config, make_config
+from distblock.schedule.parcels import LARGEST
 
 ROWS = 2_000
-"""Of the timeline: some hundred microbatches of a few workers."""
+"""Of the timeline, at least: some hundred microbatches of a few workers."""
+
+ON_THE_WAY = 4 * LARGEST
+"""Microbatches that a worker may be ahead of the next one."""
+
+
+def num_rows(places: int) -> int:
+    """Of the timeline, so that there are microbatches which all places, data and workers, have passed."""
+    return max(ROWS, (ON_THE_WAY * places + 10 * LARGEST) * places)
+
 
 _KEY = b"distblock"
 
@@ -23,10 +33,11 @@ def pack(timeline: pa.Table, config: Config, figures: Mapping[str, Any]) -> byte
 
     Args:
         timeline: rows as in ``timeline.parquet``.
-        config: the run's settings.
+        config: the run's settings, of which those that a verdict asks for go along: others may be secret.
         figures: of the keys of ``summary.json``, those that there are so far.
     """
-    about = {"config": config.model_dump(mode="json", exclude_unset=True), "figures": figures}
+    asked = {"regime": {"name"}, "replicas": True, "channel": True, "data": {"prefetch", "workers"}}
+    about = {"config": config.model_dump(mode="json", include=asked), "figures": figures}
     content = io.BytesIO()
     pq.write_table(timeline.replace_schema_metadata({_KEY: json.dumps(about)}), content)
     return content.getvalue()

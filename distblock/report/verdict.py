@@ -104,7 +104,7 @@ def judge(
 
     Args:
         recording: a stretch of it.
-        codec: of what crosses; where edges differ, fp32 if one of them has it.
+        codec: of what crosses between nodes; where edges differ, fp32 if one of them has it.
         stage_s: seconds that each stage computes a microbatch; none: not known.
         num_blocks: of each stage; none: not known.
     """
@@ -260,8 +260,7 @@ class _Judge:
     def _edges_taking(self, places: Collection[int], factor: float) -> Change:
         """Edges into some places take so much of what they took, and so do calls that wait behind what crosses."""
         hopping, called = _hopping(places, factor), self._called_in(factor)
-        nodes = self._recording.nodes
-        crossed = {place for place in places if nodes[place - 1] != nodes[place]}
+        crossed = {place for place in places if self._recording.crosses[place - 1]}
         return lambda at, call: called(at, hopping(at, call)) if at in crossed else hopping(at, call)
 
     def _data(self) -> Cause:
@@ -293,7 +292,7 @@ class _Judge:
         found = []
         if inner:
             found.append(self._told(TWICE, self._halved_s(inner)))
-        crossed = [place for place in inner if len(set(self._recording.nodes[place - 1 : place + 1])) > 1]
+        crossed = [place for place in inner if self._recording.crosses[place - 1]]
         if crossed and self._codec == "fp32":
             # Half the bytes; the cast itself takes time, too, which is not known. Within a node it costs what it saves.
             found.append(self._told("activations between nodes sent as bf16", self._halved_s(crossed)))
@@ -317,7 +316,7 @@ class _Judge:
 
     def _if_calls(self, change: str, calls: Calls, num_workers: int, **changes: Any) -> WhatIf:
         limits = (*self._recording.limits, self._recording.limits[-1])[:num_workers]
-        return self._told(change, self._wall_s(calls, limits=limits, **changes))
+        return self._told(change, self._wall_s(calls, **{"limits": limits, **changes}))
 
     def _moved_links(self) -> dict[str, Any]:
         """With one more worker behind the slowest; the new edge is within a node."""
@@ -327,7 +326,9 @@ class _Judge:
             return edge + (edge >= slowest)
 
         sizes = {(moved(place - 1) + 1, number): size for (place, number), size in found.sizes.items()}
+        limits = found.limits
         return {
+            "limits": (*limits[:slowest], limits[slowest - 1], *limits[slowest:]),
             "links": {moved(edge): link for edge, link in found.links.items()},
             "size": lambda edge, parcel: sizes.get((edge + 1, parcel.number), 0),
         }
@@ -351,7 +352,7 @@ class _Judge:
         return calls, len(self._places) + 1
 
     def _dealt_anew(self) -> tuple[Calls, int]:
-        """All stages over one worker more; a new edge is like the last one there is."""
+        """All stages over one worker more; a new edge is like the last one there is, within a node."""
         num_workers = len(self._places) + 1
         shares = _shares(self._stage_s, num_workers)
         calls: Calls = {}

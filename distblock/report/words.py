@@ -62,13 +62,18 @@ def _standing(each: Mapping[str, Any]) -> str:
     if each.get("blocked") is not None:
         return (
             f"{each['who']} has been given nothing for {each['since_s']:.1f} s: as much is in flight on edge"
-            f" {edge_name(each['blocked'])} as may be (channel.max_in_flight)"
+            f" {edge_name(each['blocked'])} as may be ({_limit(each['blocked'])})"
         )
     if each["at"] is None:
         return f"{each['who']} has nothing to do" + (f": nothing has come over edge {edge}" if edge else "")
     doing = "reading it" if edge is None else f"computing it, or fetching it over edge {edge}"
     calls = f", with {each['waiting']} calls given" if each["waiting"] > 1 else ""
     return f"{each['who']} has finished nothing for {each['since_s']:.1f} s: at {each['at']} ({doing}){calls}"
+
+
+def _limit(edge: int) -> str:
+    """The settings that say how much that is."""
+    return "channel.max_in_flight, channel.max_in_flight_bytes" if edge else "data.prefetch"
 
 
 def _words(cause: Cause) -> str:

@@ -32,9 +32,15 @@ def check_machine(config: Config, needed: Sequence[Resources]) -> None:
     """Whether an embedded Ray could hold the bundles; an existing cluster is looked at once it is joined.
 
     Raises:
-        InputError: this machine has too few GPUs. (CPUs of an embedded Ray are shares of a core, not cores.)
+        InputError: this machine has too few GPUs, or workers' nodes are named. (CPUs of an embedded Ray are shares of a
+            core, not cores.)
     """
     if config.address is None and not ray.is_initialized():
+        if config.resources.nodes:
+            raise InputError(
+                f"resources.nodes: expected --address of the cluster that {config.resources.nodes[0]} is a node of, got"
+                " none, which is an embedded Ray on this machine; set it, or leave resources.nodes out"
+            )
         check_feasible(needed, [_embedded(needed)], strategy=config.resources.strategy)
 
 

@@ -34,7 +34,7 @@ def test_each_way_goes_at_the_pace_of_its_slower_part():
 
 def test_replicas_halve_what_a_part_takes_and_double_the_workers():
     found = ways(replace(WORK, replicas=2))
-    assert found["block by block, fp32"].pace == 100
+    assert (found["block by block, fp32"].pace, found["block by block, fp32"].bytes_per_sample) == (100, 500)
     assert found["pipeline, back-propagation"].pace == pytest.approx(100 * 8 / 9)
     # 4 workers: each sends 2 * 3/4 of 20,000 bytes for a step of 40 samples.
     assert found["data parallel"].pace == pytest.approx(4 / 0.03)

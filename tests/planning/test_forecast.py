@@ -16,7 +16,7 @@ AROUND = Surroundings(cores=64, link_bytes_per_s=1e6, memcpy_bytes_per_s=1e10)
 CALLS = 2 * CALL_S + DRIVER_S
 
 
-def plan(*compute_s: float, nodes: str, wire_bytes: float = 0.0, pace_s: float = 0.0, slowest: str = "") -> Plan:
+def plan(*compute_s: float, nodes: str, wire_bytes: float = 0.0) -> Plan:
     pieces = tuple(
         Piece(
             blocks=range(place, place + 1),
@@ -29,7 +29,7 @@ def plan(*compute_s: float, nodes: str, wire_bytes: float = 0.0, pace_s: float =
         )
         for place, (seconds, node) in enumerate(zip(compute_s, nodes, strict=True))
     )
-    return Plan(pieces=pieces, pace_s=pace_s or max(compute_s), slowest=slowest, num_samples=64)
+    return Plan(pieces=pieces, pace_s=max(compute_s), slowest="", num_samples=64)
 
 
 def told(given: Plan, **telling: object) -> Forecast:
@@ -80,7 +80,15 @@ def test_a_worker_that_is_away_is_waited_for():
 
 
 def test_workers_of_a_node_with_too_few_cores_take_longer():
-    scarce = plan(0.1, 0.2, nodes="aa", pace_s=0.3, slowest="the cores of node a")
-    assert told(scarce).wall_s == pytest.approx(0.15 + 50 * 0.3, rel=0.01)
-    elsewhere = replace(scarce, slowest="worker 1, blocks 1 to 1", pace_s=0.2)
-    assert told(elsewhere).wall_s == pytest.approx(0.1 + 50 * 0.2, rel=0.01)
+    given = plan(0.1, 0.2, 0.1, nodes="aab")
+    scarce = forecast(given, replace(AROUND, cores=1, link_bytes_per_s=1e12), Telling(microbatches=50))
+    # Together they take 0.3 s of the one core; the other node's worker has its own.
+    assert scarce.wall_s == pytest.approx(0.15 + 50 * 0.3 + 0.1, rel=0.01)
+    assert [share.computing for share in scarce.shares] == pytest.approx([0.5, 1.0, 1 / 3], abs=0.02)
+    assert told(given).wall_s == pytest.approx(0.1 + 50 * 0.2 + 0.1, rel=0.01)
+
+
+def test_each_row_of_replicas_sends_its_share():
+    alone = plan(0.01, 0.01, nodes="ab", wire_bytes=3e5)
+    assert told(alone).wall_s == pytest.approx(50 * 0.3, rel=0.01)
+    assert told(replace(alone, replicas=2)).wall_s == pytest.approx(50 * 0.15, rel=0.02)

@@ -136,6 +136,11 @@ def test_edges_between_the_same_nodes_share_their_link():
     )
     assert once.pace_s == back.pace_s == pytest.approx(0.01)
     assert (twice.pace_s, twice.slowest) == (pytest.approx(0.02), "the link into workers 1 and 3")
+    # Each edge would keep the other's pace without a codec, but both together do not.
+    coded = Costs(network(*[0.001] * 4, leaving=1_000_000), AROUND, codecs=["fp32", "int8"])
+    plan = Planner(coded).of_cuts([1, 2, 3], [here, there, here, there])
+    assert [piece.codec for piece in plan.pieces] == ["fp32", "int8", "int8", "int8"]
+    assert plan.pace_s < 0.01
 
 
 def test_memory_makes_room_for_more_workers():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from distblock import BlockTrainer
 from distblock.cli import main
 from distblock.config import make_config, read_values
 from distblock.errors import InputError, RunFailedError
-from distblock.planning.layout import Rehearsed, Seat
+from distblock.planning.layout import Rehearsed, Seat, Surroundings
+from distblock.planning.profile import BlockProfile, CodecProfile, Profile
 from distblock.planning.request import Request, read_request
 from distblock.planning.settings import apply
 from distblock.plans import candidates, search
@@ -25,11 +27,14 @@ SMALL = ["--data.fraction", "0.3", "--regime.epochs", "1"]
 def test_a_network_is_profiled_and_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     to = tmp_path / "plan.yaml"
     words = [*SMALL, "--seats", "a", "b:0.5", "--link-rate", "100mbit", "--codecs", "fp32", "int8", "--to", str(to)]
+    words += ["--simulate", "100", "--link-delay", "25ms", "--away", "0:1-2"]
     plan_main(words, Console(width=140))
     printed = capsys.readouterr().out
     assert "the plan" in printed
     assert "turned down" in printed
     assert "samples/s" in printed
+    assert "Told as a run: 100 microbatches" in printed
+    assert "is away" in printed
     config = make_config(read_values(to))
     assert config.resources.workers == len(config.model.cuts or ()) + 1
     assert config.data.fraction == 0.3
@@ -42,8 +47,12 @@ def test_the_plan_becomes_settings():
     assert config.model.cuts == (2,)
     assert config.resources.workers == 2
     assert config.channel.edge_codecs == {}
+    assert config.resources.nodes == ()
     whole = apply(found.planner.of_cuts((), [Seat()]), make_config({"model": {"stages": "auto"}}))
     assert whole.model.stages == 1
+    # Workers whose nodes are named by their addresses stay on them.
+    placed = found.planner.of_cuts((2,), [Seat(node="10.0.0.1"), Seat(node="10.0.0.2")])
+    assert apply(placed, make_config({})).resources.nodes == ("10.0.0.1", "10.0.0.2")
 
 
 @pytest.mark.usefixtures("shared_ray")
@@ -77,6 +86,13 @@ def test_train_plans_by_itself_and_goes_on_with_that_plan(tmp_path: Path):
         (["--regime.name", "sequential"], "plan: expected the parallel or the asynchronous regime"),
         (["--model.cuts", "1"], "plan: expected no model.cuts"),
         (["--memory", "1mb"], "but none fits: a block alone takes"),
+        (["--link-delay", "25ms"], "--link-delay: expected --simulate N beside it"),
+        (["--simulate", "9", "--link-delay", "25"], "--link-delay: expected a number with one of ms, s"),
+        (["--simulate", "9", "--seats", "a", "a", "--away", "2:1-3"], "WORKER 0 to 1, got 2:1-3"),
+        (
+            ["--replicas", "2", "--seats", "a", "b", "--link-rate", "1gbit"],
+            "--replicas: expected --seats that are alike",
+        ),
     ],
 )
 def test_bad_input_is_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]):
@@ -99,17 +115,37 @@ def test_seats_say_node_speed_and_memory():
     assert request.link_bytes_per_s == 1.25e8
 
 
+BLOCK = BlockProfile(
+    name="block",
+    first_s=0.01,
+    inner_s=0.01,
+    classifier_s=0.001,
+    leaving_bytes=1000,
+    state_bytes=1000,
+    classifier_state_bytes=10,
+    saved_bytes=1000,
+    classifier_saved_bytes=10,
+)
+FP32 = CodecProfile(encode_s=0.0, decode_s=0.0, share=1.0)
+
+
 def tried_as(results: Mapping[int, float | Exception], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Made-up trials: seconds of a stage, or what is raised, by number of workers; a worker alone takes 9 GB."""
+    """Made-up trials of a made-up network of three blocks: seconds of a stage, of which replicas take their share, or
+    what is raised, by number of workers; a worker alone takes 9 GB."""
 
     def rehearsed(config: Any, problem: Any, *, nodes: list[str], **more: Any) -> tuple[Rehearsed, ...]:
         result = results[len(nodes)]
         if isinstance(result, Exception):
             raise result
+        own = result / config.replicas
         return tuple(
-            Rehearsed(step_s=result, undisturbed_s=result, memory_bytes=9e9 if len(nodes) == 1 else 1e6) for _ in nodes
+            Rehearsed(step_s=own, undisturbed_s=own, memory_bytes=9e9 if len(nodes) == 1 else 1e6) for _ in nodes
         )
 
+    measured = Profile(blocks=(BLOCK,) * 3, codecs={"fp32": FP32}, num_samples=64, entering_bytes=1000)
+    around = Surroundings(cores=64, link_bytes_per_s=1e8, memcpy_bytes_per_s=1e10)
+    monkeypatch.setattr("distblock.plans.profile", lambda *_, **__: measured)
+    monkeypatch.setattr("distblock.plans.look_around", lambda *_, **__: around)
     monkeypatch.setattr("distblock.planning.trials.rehearse", rehearsed)
 
 
@@ -148,6 +184,23 @@ def test_what_was_tried_and_does_not_fit_or_fails_makes_room_for_what_does(monke
 def test_one_worker_of_any_size_needs_no_trial(monkeypatch: pytest.MonkeyPatch):
     tried_as({1: RunFailedError("tried")}, monkeypatch)
     assert search(request(workers=1)).plan.cuts == ()
+
+
+def test_replicas_are_chosen_where_they_are_quicker(monkeypatch: pytest.MonkeyPatch):
+    """Two workers that take half a second each, or one stage that two replicas share."""
+    asked = replace(request(workers=2), replicas=(1, 2))
+    tried_as({1: 0.6, 2: 0.5}, monkeypatch)
+    found = search(asked)
+    assert (found.plan.replicas, len(found.plan.pieces)) == (2, 1)
+    assert found.plan.pace_s == pytest.approx(0.3, rel=0.1)
+    settings = apply(found.plan, asked.config)
+    assert (settings.replicas, settings.resources.workers, settings.model.stages) == (2, 1, 1)
+    assert "2 workers, 1 replica" in found.others
+    tried_as({1: 1.2, 2: 0.5}, monkeypatch)
+    assert search(asked).plan.replicas == 1
+    # A layout that cannot be tried leaves the others.
+    tried_as({1: RunFailedError("ended"), 2: 0.5}, monkeypatch)
+    assert search(asked).plan.replicas == 1
 
 
 def test_the_plan_is_the_first_candidate(monkeypatch: pytest.MonkeyPatch):

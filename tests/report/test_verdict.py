@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from answers import answering
 from microbatches import microbatches
@@ -21,7 +23,7 @@ from distblock.metrics.exporter import Exporter
 from distblock.metrics.timeline import TIMELINE_SCHEMA
 from distblock.reasons import why_at
 from distblock.report.calibration import Recording, recording
-from distblock.report.recent import pack
+from distblock.report.recent import pack, unpack
 from distblock.report.verdict import TWICE, judge
 from distblock.report.words import sentences, standing_sentences
 from distblock.schedule.credits import Limit
@@ -48,6 +50,7 @@ def timeline(
     driver_s: float = 0.001,
     workers: int = 3,
     rates: dict[int, float] | None = None,
+    nodes: str | None = None,
 ) -> pa.Table:
     """Of a run whose calls are as given by place and number, and whose edges have links of some rates."""
     pipeline = Pipeline(
@@ -56,7 +59,10 @@ def timeline(
         limits=[Limit(count=4, num_bytes=10**9)] * workers,
         driver_s=driver_s,
         size=lambda edge, parcel: WIRE_BYTES,
-        links={edge: Link(name=f"l{edge}", bytes_per_s=rate) for edge, rate in (rates or {}).items()},
+        links={
+            edge: Link(name=f"l{edge}" if nodes is None else nodes[edge : edge + 2], bytes_per_s=rate)
+            for edge, rate in (rates or {}).items()
+        },
     )
     rows = []
     for span in replay(pipeline).spans:
@@ -65,7 +71,8 @@ def timeline(
         moments = {"asked_s": span.asked_s, "fetched_s": span.fetched_s, "decoded_s": span.fetched_s}
         moments |= {"started_s": span.started_s, "finished_s": span.finished_s, "encoded_s": span.finished_s}
         moments |= {"stored_s": span.stored_s, "sent_s": span.asked_s - took.send_s, "told_s": told_s}
-        rows.append(row(span.place, span.parcel.number, handled_s=told_s + driver_s, **moments))
+        on = f"10.0.0.{span.place}" if nodes is None else nodes[span.place]
+        rows.append(row(span.place, span.parcel.number, node=on, handled_s=told_s + driver_s, **moments))
     return pa.Table.from_pylist(rows, schema=TIMELINE_SCHEMA)
 
 
@@ -81,8 +88,8 @@ def recorded(
     return recording(table, CONFIG, driver_s=driver_s, rates=rates)
 
 
-def row(place: int, number: int, **moments: float) -> dict[str, Any]:
-    about = {"worker": place - 1, "stage": place - 1, "node": f"10.0.0.{place}", "number": number, "num_samples": 10}
+def row(place: int, number: int, *, node: str, **moments: float) -> dict[str, Any]:
+    about = {"worker": place - 1, "stage": place - 1, "node": node, "number": number, "num_samples": 10}
     about |= {"lap": 0, "epoch": 0, "index": number, "wire_bytes": WIRE_BYTES, "purpose": "train", "part": "train"}
     return {**about, "ready_s": moments["sent_s"], "backpressure_s": 0.0, **moments}
 
@@ -222,6 +229,55 @@ def test_a_link_that_binds_carries_twice_as_much_where_it_is_twice_as_fast():
     assert verdict.what_ifs[-1].samples_per_s / verdict.samples_per_s == pytest.approx(1, rel=0.02)
 
 
+@pytest.mark.parametrize("link_s", [0.3, 0.06])
+def test_edges_that_share_a_link_wait_for_each_other_once(link_s: float):
+    rates = dict.fromkeys((0, 2), WIRE_BYTES / link_s)
+    table = timeline(even, rates=rates, nodes="abab")
+    found = recording(table, CONFIG, driver_s=0.001, rates=rates)
+    verdict = judge(found, codec="fp32")
+    assert {link.name for link in found.links.values()} == {"a to b"}
+    assert verdict.replayed_s == pytest.approx(verdict.measured_s, rel=0.01)
+
+
+@pytest.mark.parametrize("link_s", [0.5, 0.06])
+def test_a_link_carries_no_less_than_it_has_shown(link_s: float):
+    """What was measured of it before the run is a third of it."""
+    table = timeline(even, rates={2: WIRE_BYTES / link_s})
+    verdict = judge(recording(table, CONFIG, driver_s=0.001, rates={2: WIRE_BYTES / link_s / 3}), codec="fp32")
+    assert verdict.replayed_s == pytest.approx(verdict.measured_s, rel=0.02)
+
+
+def test_replicas_have_lines_of_their_own():
+    config = make_config({"replicas": 2, "data": {"prefetch": 4}, "channel": {"max_in_flight": 4}})
+    rows = timeline(even).to_pylist()
+    both = [
+        {**row, "worker": 2 * row["worker"] + replica} if row["worker"] >= 0 else row
+        for row in rows
+        for replica in range(2 if row["worker"] >= 0 else 1)
+    ]
+    found = recording(
+        pa.Table.from_pylist(both, schema=TIMELINE_SCHEMA), config, driver_s=0.001, rates={1: 1.0, 2: 1.0}
+    )
+    assert (found.links, found.sizes) == ({}, {})
+
+
+def test_what_is_packed_for_a_verdict_holds_no_secrets():
+    secret = make_config({"run_dir": "s3://key:s3cret@bucket/run", "metrics": {"mlflow": "http://me:s3cret@host"}})
+    content = pack(timeline(even), secret, FIGURES)
+    assert b"s3cret" not in content
+    _, config, figures = unpack(content)
+    assert (config.regime.name, config.channel, figures) == ("parallel", secret.channel, FIGURES)
+    with pytest.raises(ValueError, match="another kind"):
+        unpack(pack_nothing())
+
+
+def pack_nothing() -> bytes:
+    """A timeline with nothing beside it."""
+    content = io.BytesIO()
+    pq.write_table(TIMELINE_SCHEMA.empty_table(), content)
+    return content.getvalue()
+
+
 def test_slow_data():
     first = judge(recorded(lambda place, n: CALL if place else replace(DATA, compute_s=0.25)), codec="fp32").causes[0]
     assert first.kind == "data"
@@ -306,7 +362,7 @@ def test_a_run_under_way_by_its_exporter():
             assert "worker 1 (stages 1 to 1) has nothing to do" in why_at(each)
         told = json.loads(why_at(url, as_json=True))
         assert (told["workers"], told["verdict"]) == ([worker], None)
-        assert "Nothing has been recorded yet" in why_at(url)
+        assert "No verdict yet: it asks for" in why_at(url)
         exporter.set_recent(pack(timeline(even, driver_s=0.08), CONFIG, FIGURES))
         assert "what holds it back" in why_at(url).lower()
         verdict = json.loads(why_at(url, as_json=True))["verdict"]
@@ -361,7 +417,7 @@ def test_a_run_under_way():
         "worker 1 (stages 1 to 1) has finished nothing for 9.5 s: at epoch 2, training microbatch 7 (computing it, or"
         " fetching it over edge 0->1), with 4 calls given",
         "worker 2 (stages 2 to 2) has been given nothing for 7.5 s: as much is in flight on edge 2->3 as may be"
-        " (channel.max_in_flight)",
+        " (channel.max_in_flight, channel.max_in_flight_bytes)",
         "data worker 0 has finished nothing for 0.1 s: at epoch 2, training microbatch 9 (reading it)",
         "worker 0 (stages 0 to 0) has nothing to do: nothing has come over edge data->0",
     ]

@@ -59,8 +59,7 @@ def test_the_wavefront_on_two_nodes(two_nodes: Cluster, tmp_path: Path, inputs: 
     assert [stage["weights_sha256"] for stage in wave["stages"]] == weights_alone(tmp_path, regime=regime)
     rows = pq.read_table(tmp_path / "run" / "timeline.parquet", columns=["worker", "node"]).to_pylist()
     # Data are read beside the first worker.
-    placed = dict(enumerate(nodes)) | ({-1: nodes[0]} if any(row["worker"] < 0 for row in rows) else {})
-    assert {row["worker"]: row["node"] for row in rows} == placed
+    assert {row["worker"]: row["node"] for row in rows} == {-1: nodes[0], **dict(enumerate(nodes))}
 
 
 def test_a_row_of_replicas_lies_on_one_node_and_gradients_meet_over_the_network(two_nodes: Cluster, tmp_path: Path):
