@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from clusters import Cluster, started_cluster
 from further import further
+from ray.util import get_node_ip_address
 
 from distblock import BlockTrainer
 
@@ -51,7 +52,8 @@ def weights_alone(folder: Path, **changes: Any) -> list[str]:
 
 @pytest.mark.parametrize("inputs", ["cache", further("frozen")])
 def test_the_wavefront_on_two_nodes(two_nodes: Cluster, tmp_path: Path, inputs: str):
-    nodes = ["127.0.0.2", "127.0.0.1", "127.0.0.2"]
+    # Ray gives a head at 127.0.0.1 the machine's own address.
+    nodes = ["127.0.0.2", get_node_ip_address(), "127.0.0.2"]
     arguments = f"{ARGUMENTS} --regime.name wavefront --regime.inputs {inputs} --resources.nodes {' '.join(nodes)}"
     wave = train(two_nodes, tmp_path, arguments)
     # One stage at a time.
