@@ -20,7 +20,7 @@ from distblock.codecs.cast import Features, named_tensors, num_bytes, rebuild
 from distblock.codecs.difference import KEPT, Difference
 from distblock.codecs.lossy import LossyCodec, Occasion
 from distblock.codecs.payload import Header, Payload, TensorHeader
-from distblock.codecs.quantized import Float8, Quantized, values_of
+from distblock.codecs.quantized import Float8, Quantized
 from distblock.codecs.sparse import TopK
 from distblock.codecs.staging import Staging
 from distblock.codecs.vectors import VectorQuantized
@@ -238,7 +238,7 @@ def _kept_bytes_of(features: Features) -> int:
 
 def _kept_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
     """What keeping one sample of a tensor takes."""
-    return values_of(shape) * KEPT.itemsize if dtype.is_floating_point else 0
+    return kept_sample_bytes([shape[1:]]) if dtype.is_floating_point else 0
 
 
 def _as_before(values: Tensor, dtype: torch.dtype, *, is_channels_last: bool) -> Tensor:

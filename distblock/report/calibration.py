@@ -122,8 +122,8 @@ def recording(
         if number in numbers
     }
     used = [row for parcels in by_place.values() for number in numbers for row in parcels[number]]
-    stages = tuple(next(iter(by_place[place].values()))[0]["stage"] for place in sorted(by_place) if place)
-    nodes = tuple(next(iter(by_place[place].values()))[0]["node"] for place in sorted(by_place))
+    firsts = [next(iter(by_place[place].values()))[0] for place in sorted(by_place)]
+    stages, nodes = tuple(row["stage"] for row in firsts[1:]), tuple(row["node"] for row in firsts)
     rates_by_place = [(rates or {}).get(stage) for stage in stages]
     # Each row of replicas has lines of its own, of which one rate is known.
     links = {} if config.workers_per_stage > 1 else _links(nodes, rates_by_place)
@@ -162,7 +162,8 @@ def _on_links(
     shown, sizes, left = {}, {}, dict(calls)
     for name in dict.fromkeys(link.name for link in links.values()):
         edges = [edge for edge, link in links.items() if link.name == name]
-        fetches = [_fetch(edge + 1, number, by_place) for edge in edges for number in numbers]
+        passed = (_fetch(edge + 1, number, by_place) for edge in edges for number in numbers)
+        fetches = sorted(passed, key=lambda fetch: fetch.asked_s)
         rate = max(_observed_rate(fetches), *(links[edge].bytes_per_s for edge in edges))
         shown |= {edge: Link(name=name, bytes_per_s=rate) for edge in edges}
         sizes |= {(fetch.place, fetch.number): fetch.num_bytes for fetch in fetches}
@@ -193,9 +194,10 @@ def _fetch(place: int, number: int, by_place: Mapping[int, Mapping[int, Sequence
 
 
 def _observed_rate(fetches: Sequence[_Fetch]) -> float:
-    """Bytes a second while something was under way: the link carries no less, whatever was measured of it before."""
+    """Bytes a second while something was under way: the link carries no less, whatever was measured of it before.
+    Fetches come in the order in which they were asked for."""
     busy_s, until_s = 0.0, float("-inf")
-    for fetch in sorted(fetches, key=lambda fetch: fetch.asked_s):
+    for fetch in fetches:
         busy_s += max(0.0, fetch.there_s - max(fetch.asked_s, until_s))
         until_s = max(until_s, fetch.there_s)
     return sum(fetch.num_bytes for fetch in fetches) / busy_s if busy_s else 0.0
@@ -205,7 +207,7 @@ def _beside(rate: float, fetches: Sequence[_Fetch], calls: Calls) -> Calls:
     """Calls, where of their fetching only what a link does not explain is left: it carries one parcel after the other,
     and those behind it wait."""
     free_s, found = float("-inf"), {}
-    for fetch in sorted(fetches, key=lambda fetch: fetch.asked_s):
+    for fetch in fetches:
         free_s = max(free_s, fetch.asked_s) + fetch.num_bytes / rate
         key = fetch.place, fetch.number
         found[key] = replace(calls[key], fetch_s=max(0.0, fetch.there_s - free_s))

@@ -26,7 +26,7 @@ from typing import Any, Literal
 from distblock.learning.partition import balance
 from distblock.metrics.hops import edge_name
 from distblock.report.calibration import Calls, Recording
-from distblock.schedule.replay import Call, Link, replay
+from distblock.schedule.replay import Call, replay
 
 Kind = Literal["worker", "edge", "data", "driver", "uneven worker", "stopped worker"]
 
@@ -153,15 +153,6 @@ class _Judge:
     def _wall_s(self, calls: Calls, **changes: Any) -> float:
         return replay(self._recording.pipeline(calls, **changes)).wall_s
 
-    def _links_taking(self, places: Collection[int], factor: float) -> dict[int, Link]:
-        """Links into some places take so much of what they took."""
-        return {
-            edge: replace(link, bytes_per_s=link.bytes_per_s / factor if factor else math.inf)
-            if edge + 1 in places
-            else link
-            for edge, link in self._recording.links.items()
-        }
-
     def _changed_s(self, change: Change, **changes: Any) -> float:
         """What the run takes with a change of each call."""
         return self._wall_s({key: change(key[0], call) for key, call in self._calls.items()}, **changes)
@@ -252,34 +243,43 @@ class _Judge:
                 kind="edge",
                 where=self._edge(place),
                 place=place,
-                seconds=self._saved_s(self._edges_taking([place], 0.0), links=self._links_taking([place], 0.0)),
+                seconds=self._base_s - self._edges_s([place], 0.0),
             )
             for place in self._places
         ]
 
-    def _edges_taking(self, places: Collection[int], factor: float) -> Change:
-        """Edges into some places take so much of what they took, and so do calls that wait behind what crosses."""
-        hopping, called = _hopping(places, factor), self._called_in(factor)
-        crossed = {place for place in places if self._recording.crosses[place - 1]}
-        return lambda at, call: called(at, hopping(at, call)) if at in crossed else hopping(at, call)
+    def _edges_s(self, places: Collection[int], factor: float) -> float:
+        """What the run takes where edges into some places take so much of what they took: both their ends, links, and
+        calls that wait behind what crosses."""
+        hopping = _hopping(places, factor)
+        called = self._called_in([place for place in places if self._recording.crosses[place - 1]], factor)
+        links = {
+            edge: replace(link, bytes_per_s=link.bytes_per_s / factor if factor else math.inf)
+            if edge + 1 in places
+            else link
+            for edge, link in self._recording.links.items()
+        }
+        return self._changed_s(lambda at, call: called(at, hopping(at, call)), links=links)
 
     def _data(self) -> Cause:
         saved_s = self._saved_s(_computing(0, 0.0))
         return Cause(kind="data", where="reading the data", place=0, seconds=saved_s)
 
     def _driver(self) -> Cause:
-        seconds = self._saved_s(self._called_in(0.0), driver_microbatch_s=0.0)
+        seconds = self._saved_s(self._called_in((0, *self._places), 0.0), driver_microbatch_s=0.0)
         return Cause(kind="driver", where="the driver", place=0, seconds=seconds)
 
-    def _called_in(self, factor: float) -> Change:
-        """Calls and answers take so much of what they took beyond their quickest tenth."""
+    def _called_in(self, places: Collection[int], factor: float) -> Change:
+        """Calls of some places and their answers take so much of what they took beyond their quickest tenth."""
         quick = {
             (place, name): _tenth([getattr(call, name) for (at, _), call in self._calls.items() if at == place])
-            for place in (0, *self._places)
+            for place in places
             for name in _CALLED
         }
 
         def change(place: int, call: Call) -> Call:
+            if place not in places:
+                return call
             took_s = {name: (getattr(call, name), quick[place, name]) for name in _CALLED}
             return replace(
                 call, **{name: min(own, least + factor * (own - least)) for name, (own, least) in took_s.items()}
@@ -291,21 +291,17 @@ class _Judge:
         inner = self._places[1:]
         found = []
         if inner:
-            found.append(self._told(TWICE, self._halved_s(inner)))
+            found.append(self._told(TWICE, self._edges_s(inner, 0.5)))
         crossed = [place for place in inner if self._recording.crosses[place - 1]]
         if crossed and self._codec == "fp32":
             # Half the bytes; the cast itself takes time, too, which is not known. Within a node it costs what it saves.
-            found.append(self._told("activations between nodes sent as bf16", self._halved_s(crossed)))
+            found.append(self._told("activations between nodes sent as bf16", self._edges_s(crossed, 0.5)))
         if self._can_be_split:
             change = "one worker more, with half of the slowest one's computing"
             found.append(self._if_calls(change, *self._split(), **self._moved_links()))
         if len(self._stage_s) > len(self._places):
             found.append(self._if_calls("one worker more, the stages dealt out anew", *self._dealt_anew()))
         return found
-
-    def _halved_s(self, places: Collection[int]) -> float:
-        """With edges into some places that take half as long."""
-        return self._changed_s(self._edges_taking(places, 0.5), links=self._links_taking(places, 0.5))
 
     @property
     def _can_be_split(self) -> bool:

@@ -8,37 +8,14 @@ import random
 from dataclasses import replace
 
 import pytest
+from planning.networks import network
 
 from distblock.errors import InputError
 from distblock.planning.costs import Costs
 from distblock.planning.layout import Rehearsed, Seat, Surroundings
 from distblock.planning.planner import Planner
-from distblock.planning.profile import BlockProfile, CodecProfile, Profile
 
-CODECS = {
-    "fp32": CodecProfile(encode_s=0.0, decode_s=0.0, share=1.0),
-    "int8": CodecProfile(encode_s=2e-9, decode_s=1e-9, share=0.25),
-}
 AROUND = Surroundings(cores=64, link_bytes_per_s=1e8, memcpy_bytes_per_s=1e10)
-
-
-def block(seconds: float, *, leaving: int = 1000, state: int = 1000, kept: int = 1000) -> BlockProfile:
-    return BlockProfile(
-        name="b",
-        first_s=seconds * 0.8,
-        inner_s=seconds,
-        classifier_s=0.001,
-        leaving_bytes=leaving,
-        state_bytes=state,
-        classifier_state_bytes=10,
-        saved_bytes=kept,
-        classifier_saved_bytes=10,
-    )
-
-
-def network(*seconds: float, leaving: int = 1000) -> Profile:
-    blocks = tuple(block(each, leaving=leaving) for each in seconds)
-    return Profile(blocks=blocks, codecs=CODECS, num_samples=64, entering_bytes=1000)
 
 
 def seats(count: int, **what: float) -> list[Seat]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from planning.networks import network
 from rich.console import Console
 
 from distblock import BlockTrainer
@@ -15,7 +16,6 @@ from distblock.cli import main
 from distblock.config import make_config, read_values
 from distblock.errors import InputError, RunFailedError
 from distblock.planning.layout import Rehearsed, Seat, Surroundings
-from distblock.planning.profile import BlockProfile, CodecProfile, Profile
 from distblock.planning.request import Request, read_request
 from distblock.planning.settings import apply
 from distblock.plans import candidates, search
@@ -115,20 +115,6 @@ def test_seats_say_node_speed_and_memory():
     assert request.link_bytes_per_s == 1.25e8
 
 
-BLOCK = BlockProfile(
-    name="block",
-    first_s=0.01,
-    inner_s=0.01,
-    classifier_s=0.001,
-    leaving_bytes=1000,
-    state_bytes=1000,
-    classifier_state_bytes=10,
-    saved_bytes=1000,
-    classifier_saved_bytes=10,
-)
-FP32 = CodecProfile(encode_s=0.0, decode_s=0.0, share=1.0)
-
-
 def tried_as(results: Mapping[int, float | Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     """Made-up trials of a made-up network of three blocks: seconds of a stage, of which replicas take their share, or
     what is raised, by number of workers; a worker alone takes 9 GB."""
@@ -142,9 +128,8 @@ def tried_as(results: Mapping[int, float | Exception], monkeypatch: pytest.Monke
             Rehearsed(step_s=own, undisturbed_s=own, memory_bytes=9e9 if len(nodes) == 1 else 1e6) for _ in nodes
         )
 
-    measured = Profile(blocks=(BLOCK,) * 3, codecs={"fp32": FP32}, num_samples=64, entering_bytes=1000)
     around = Surroundings(cores=64, link_bytes_per_s=1e8, memcpy_bytes_per_s=1e10)
-    monkeypatch.setattr("distblock.plans.profile", lambda *_, **__: measured)
+    monkeypatch.setattr("distblock.plans.profile", lambda *_, **__: network(0.01, 0.01, 0.01))
     monkeypatch.setattr("distblock.plans.look_around", lambda *_, **__: around)
     monkeypatch.setattr("distblock.planning.trials.rehearse", rehearsed)
 

@@ -6,6 +6,7 @@ import re
 import urllib.request
 from dataclasses import replace
 from io import StringIO
+from typing import Any
 
 from microbatches import microbatches
 from report.reports import report
@@ -21,18 +22,23 @@ from distblock.report.recent import unpack
 from distblock.schedule.stopping import Patience
 
 
-def test_what_has_just_happened_is_enough_for_a_verdict():
-    prepared = prepare(make_config({"resources": {"workers": 3}}))
-    told: list[bytes] = []
-    monitor = Monitor(
+def listening(values: dict[str, Any], console: Console, **more: Any) -> Monitor:
+    """To a run with some settings."""
+    prepared = prepare(make_config(values))
+    return Monitor(
         prepared.config,
         run="a-run",
         blueprint=prepared.blueprint,
         plan=prepared.plan,
         patience=Patience(None),
-        console=Console(file=StringIO()),
-        keep_recent=told.append,
+        console=console,
+        **more,
     )
+
+
+def test_what_has_just_happened_is_enough_for_a_verdict():
+    told: list[bytes] = []
+    monitor = listening({"resources": {"workers": 3}}, Console(file=StringIO()), keep_recent=told.append)
     with monitor:
         monitor.begin()
         for item in microbatches(5):
@@ -66,16 +72,8 @@ def handling(worker: int, at_s: float) -> Handling:
 
 
 def test_the_exporter_goes_on_with_the_run_that_has_gone_back():
-    prepared = prepare(make_config({"executor": "local", "metrics": {"port": 0}}))
     console = Console(file=StringIO(), width=120)
-    monitor = Monitor(
-        prepared.config,
-        run="a-run",
-        blueprint=prepared.blueprint,
-        plan=prepared.plan,
-        patience=Patience(None),
-        console=console,
-    )
+    monitor = listening({"executor": "local", "metrics": {"port": 0}}, console)
     assert isinstance(console.file, StringIO)
     told = re.search(r"http://\S+/metrics", console.file.getvalue())
     assert told is not None
