@@ -6,6 +6,8 @@ what is printed, 143 told to end; of a job that is followed, the job's.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import select
 import signal
@@ -43,6 +45,8 @@ def until_its_end(command: Callable[[], int]) -> int:
     _received = None
     for number in SIGNALS:
         signal.signal(number, _unwind)
+    # At its end Python would look for garbage among all that torch brought along: half a second.
+    atexit.register(gc.freeze)
     status = _told(command)
     unread = [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
     for stream in unread:

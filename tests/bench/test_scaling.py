@@ -121,6 +121,7 @@ def test_images_are_cut(tmp_path: Path):
         cut_images(str(tmp_path), target, train=1, test=1)
 
 
+@pytest.mark.further
 @pytest.mark.skipif(missing() is not None, reason=str(missing()))
 def test_a_small_run(tmp_path: Path):
     options = "--hosts 2 --rates 100mbit --delays-ms 0 --stages 1 --seconds 0.5 --log cells.jsonl"

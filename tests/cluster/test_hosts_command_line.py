@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from further import further
 
 from cluster.hosts import missing
 from cluster.hosts.leftovers import FOLDER_PREFIX
@@ -22,7 +23,7 @@ def command_line(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "cluster.hosts", *arguments]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), further(signal.SIGTERM, 143)])
 def test_an_interrupted_command_line(number: signal.Signals, status: int):
     command = [
         "run",

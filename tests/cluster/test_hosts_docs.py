@@ -15,6 +15,7 @@ from cluster.hosts import missing
 CHECKOUT = Path(__file__).parents[2]
 
 
+@pytest.mark.further
 @pytest.mark.skipif(missing() is not None, reason=str(missing()))
 def test_the_example(tmp_path: Path):
     text = (CHECKOUT / "docs" / "several_hosts.md").read_text()

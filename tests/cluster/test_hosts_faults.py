@@ -124,6 +124,7 @@ def test_a_power_failure_is_silent_and_ray_finds_out(two: Hosts):
     assert python(two, WAIT, "2").returncode == 0
 
 
+@pytest.mark.further
 def test_a_killed_head_begins_a_new_cluster(two: Hosts):
     two.kill_host(0)
     assert "ConnectionRefusedError" in python(two, CONNECT.replace("9", "6379"), "10.77.0.1", host=1).stderr

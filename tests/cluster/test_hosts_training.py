@@ -96,6 +96,7 @@ def test_digits_over_two_hosts(two: Hosts, tmp_path: Path, plain: list[str]):
     assert 1 < counted / wire < 1.5
 
 
+@pytest.mark.further
 def test_who_waits_for_a_slow_link_goes_on_computing_and_why_names_the_link(slow: SlowHosts):
     """A step takes some 20 ms, an activation 400 on its way; the store's client once made one wait for the other."""
     done = slow.train("fp32", "--data.fraction", "0.5")

@@ -40,8 +40,9 @@ def test_a_network_is_profiled_and_planned(tmp_path: Path, capsys: pytest.Captur
     assert config.data.fraction == 0.3
 
 
-def test_the_plan_becomes_settings():
-    found = search(Request(config=make_config({}), seats=(Seat(), Seat())))
+def test_the_plan_becomes_settings(monkeypatch: pytest.MonkeyPatch):
+    tried_as({1: 0.03, 2: 0.02}, monkeypatch)
+    found = search(request(workers=2))
     plan = found.planner.of_cuts((2,), [Seat(), Seat()])
     config = apply(plan, make_config({"model": {"stages": "auto"}}))
     assert config.model.cuts == (2,)

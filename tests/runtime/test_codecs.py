@@ -31,7 +31,9 @@ def values(*codecs: str, **changes: Any) -> dict[str, Any]:
     return {**SMALL, **FEW, "channel": channel, **changes}
 
 
-@pytest.mark.parametrize("codecs", [("fp8", "int8"), ("int4", "diff8"), ("diff4", "topk"), ("diff2", "vq")])
+@pytest.mark.parametrize(
+    "codecs", [("int4", "diff8"), ("topk", "vq"), further(("fp8", "int8")), further(("diff4", "diff2"))]
+)
 def test_weights_are_those_of_the_plain_loop(codecs: tuple[str, str]):
     config = values(*codecs)
     assert run(config)[0] == undisturbed(config)[0]
@@ -57,6 +59,7 @@ def test_ends_that_die_come_back_with_what_they_remembered(codecs: tuple[str, st
     )
 
 
+@pytest.mark.further
 def test_all_that_go_back_to_a_checkpoint_have_remembered_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     faults = (Fault(worker=1, turn=13, moment="computed"),)
 

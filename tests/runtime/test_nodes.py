@@ -101,6 +101,7 @@ def test_a_node_dies_and_the_others_go_on(fleet: Hosts, tmp_path: Path, alone: C
     assert "all stages go back to checkpoint" in log
 
 
+@pytest.mark.further
 @pytest.mark.parametrize("fleet", [[2, 2]], indirect=True, ids=["two"])
 def test_without_room_it_waits_for_a_node_to_return(fleet: Hosts, tmp_path: Path, alone: Callable[[str], list[str]]):
     summary, log = train_and(lambda: fleet.kill_host(1), lambda: fleet.start_again(1), fleet, tmp_path, "parallel")

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from data.samples import parquet_folder
+from further import further
 
 from cluster.hosts import Hosts, HostSettings, Link, hosts, missing
 
@@ -107,7 +108,7 @@ def test_a_folder_of_the_same_name_is_not_the_same_folder(two: Fleet):
     assert left(two.own_of(1) / "same") == {"config.yaml", "metrics.parquet"}
 
 
-@pytest.mark.parametrize("there", ["nothing", "another file"])
+@pytest.mark.parametrize("there", [further("nothing"), "another file"])
 def test_data_that_is_not_shared_is_refused(two: Fleet, tmp_path: Path, there: str):
     real = parquet_folder(tmp_path / "real", num_train=200, num_test=100)
     shutil.copytree(real, two.own_of(0) / "data", dirs_exist_ok=True)
@@ -151,6 +152,7 @@ def test_a_file_system_of_the_users_own_goes_along(two: Fleet):
         assert "Mbit/s measured" in line
 
 
+@pytest.mark.further
 def test_a_node_that_comes_later_proves_it_too(tmp_path: Path):
     with hosts([2, 2, 2], environment=SOON, shared=[tmp_path]) as fleet:
         # The third host has another folder there; it joins when the second has died.

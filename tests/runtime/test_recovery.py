@@ -72,7 +72,8 @@ def test_a_worker_that_is_killed_is_replaced_alone(regime: str, worker: int, tur
     assert failure.held_up_s > 0
 
 
-@pytest.mark.parametrize("regime", ["microbatches", further("sequential"), further("wavefront-frozen")])
+@pytest.mark.further
+@pytest.mark.parametrize("regime", ["microbatches", "sequential", "wavefront-frozen"])
 def test_random_faults(regime: str):
     draw = random.Random(regime)
     workers = REGIMES[regime].get("resources", {}).get("workers", 3)

@@ -63,6 +63,7 @@ def test_a_dead_replica_restarts_its_stages_group_alone(name: str, faults: list[
     assert {failure.kind for failure in failures} == {"worker_died"}
 
 
+@pytest.mark.further
 @pytest.mark.usefixtures("shared_ray")
 def test_a_frozen_replica_is_noticed_though_the_others_wait_for_it():
     config = values("two", recovery={"deadline_s": 4.0})
@@ -83,6 +84,7 @@ def test_every_replica_counts_in_the_summary_and_on_the_edges(tmp_path: Path):
     assert [edge["wire_bytes"] for edge in summary["edges"]] == [edge["wire_bytes"] for edge in alone["edges"]]
 
 
+@pytest.mark.further
 @pytest.mark.usefixtures("shared_ray")
 def test_a_run_that_was_cut_short_goes_on_with_as_many_replicas_or_others(tmp_path: Path):
     config = values("two", checkpoint={"every_microbatches": 4}, run_dir=str(tmp_path / "run"))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from further import further
 
 from distblock import BlockTrainer
 
@@ -36,7 +37,7 @@ def check_pair(config: dict[str, Any], tmp_path: Path, **resources: Any) -> None
     assert len(set(expected)) == len(expected)
 
 
-@pytest.mark.parametrize("workers", [None, 2])
+@pytest.mark.parametrize("workers", [2, further(None)])
 def test_digits(tmp_path: Path, workers: int | None):
     check_pair(DIGITS, tmp_path, workers=workers)
 
@@ -60,6 +61,7 @@ def test_digits_with_everything_on(tmp_path: Path):
     check_pair(config, tmp_path, workers=2)
 
 
+@pytest.mark.further
 def test_twice_in_a_row(tmp_path: Path):
     assert weights(DIGITS, tmp_path / "one") == weights(DIGITS, tmp_path / "two")
 

@@ -63,6 +63,7 @@ def test_digits_with_everything_on(tmp_path: Path):
     assert wave["inputs"] == alone["inputs"] == "frozen"
 
 
+@pytest.mark.further
 def test_unequal_epochs_on_fewer_workers(tmp_path: Path):
     check({**DIGITS, "resources": {"workers": 2}}, tmp_path, laps=2, extra_epochs=1, epochs=1)
 
@@ -75,6 +76,7 @@ def test_cache_and_frozen_weights_agree_where_nothing_is_augmented(tmp_path: Pat
     assert weights(cache) == weights(frozen)
 
 
+@pytest.mark.further
 def test_patience_gives_the_same_everywhere(tmp_path: Path):
     alone, wave = check(DIGITS, tmp_path, laps=2, epochs=4, patience=1)
     assert alone["set_aside_peak_bytes"] > 0
