@@ -5,7 +5,9 @@ planted one; its seconds are held against those by which the run with it took lo
 the same time the confirmation of its "what if": the run that makes the change. The causes: a stage that sleeps, a data
 set that is slow to read, a driver that is kept busy, a worker that is stopped for a while (SIGSTOP), and, with
 ``--hosts``, a link that is throttled (tc tbf). A link cannot be done away with, so its "what if" is that it is twice as
-fast, and a further run has such a one.
+fast; and that of a slow stage is that it is as quick as the next slowest, which need not be as quick as it is itself
+without the cause. Of both, a further run makes the change: over a link twice as fast, or with a stage that sleeps for
+less, by as much as the verdict says that it is slower.
 """
 
 from __future__ import annotations
@@ -99,13 +101,13 @@ class Trial:
         planted: the cause.
         verdict: on the run with it.
         without_s: what the run without it took.
-        twice_s: of a link: what the run over one twice as fast took.
+        made_s: of a link and of a stage: what the run took that makes the change.
     """
 
     planted: Planted
     verdict: Verdict
     without_s: float
-    twice_s: float | None = None
+    made_s: float | None = None
 
     @property
     def is_named(self) -> bool:
@@ -124,13 +126,13 @@ class Trial:
 
     @property
     def changed_s(self) -> float:
-        """What a run took that makes the change: without the cause, or with a link twice as fast."""
-        return self.without_s if self.twice_s is None else self.twice_s
+        """What a run took that makes the change."""
+        return self.without_s if self.made_s is None else self.made_s
 
     @property
     def foretold_s(self) -> float:
         """What the run would have taken so, by the verdict."""
-        if self.twice_s is None:
+        if self.planted != "edge":
             return self.verdict.measured_s - self.seconds
         (what_if,) = [each for each in self.verdict.what_ifs if each.change == TWICE]
         return self.verdict.measured_s * self.verdict.samples_per_s / what_if.samples_per_s
@@ -212,20 +214,33 @@ def main(arguments: Sequence[str]) -> None:
 
 def _round(options: Options) -> list[Trial]:
     without_s = measure(options, None).measured_s
-    trials = [
-        Trial(planted=planted, verdict=measure(options, planted), without_s=without_s) for planted in options.causes
-    ]
+    trials = [_with(options, planted, without_s) for planted in options.causes]
     if options.hosts:
         twice = f"{2 * bits_per_s(options.rate, '--rate'):.0f}bit"
         free, throttled, doubled = (_on_hosts(options, rate) for rate in (None, options.rate, twice))
-        trials.append(Trial(planted="edge", verdict=throttled, without_s=free.measured_s, twice_s=doubled.measured_s))
+        trials.append(Trial(planted="edge", verdict=throttled, without_s=free.measured_s, made_s=doubled.measured_s))
     return trials
 
 
-def measure(options: Options, planted: Planted | None) -> Verdict:
+def _with(options: Options, planted: Planted, without_s: float) -> Trial:
+    if planted != "stage":
+        return Trial(planted=planted, verdict=measure(options, planted), without_s=without_s)
+    verdict = measure(options, None, slow_s=SLOW_STAGE_S)
+    beyond_s = next((cause.beyond_s for cause in verdict.causes if cause.kind == "worker" and cause.place == 2), None)
+    # Where the slowest is found to be another one, the change is that nothing is planted.
+    made_s = None if beyond_s is None else measure(options, None, slow_s=max(0.0, SLOW_STAGE_S - beyond_s)).measured_s
+    return Trial(planted=planted, verdict=verdict, without_s=without_s, made_s=made_s)
+
+
+def measure(options: Options, planted: Planted | None, *, slow_s: float = STAGE_S) -> Verdict:
     """A run on this machine, and the verdict on it.
 
     What counts begins when everything has run for a while: a process's first steps take longer than its others.
+
+    Args:
+        options: of the benchmark.
+        planted: the cause.
+        slow_s: that the last stage sleeps.
     """
     config = make_config(
         {
@@ -240,8 +255,7 @@ def measure(options: Options, planted: Planted | None) -> Verdict:
     dataset = partial(samples, count=options.batch_size * (num_microbatches + 1), sample_s=sample_s)
     prepared = prepare(config, dataset=dataset)
     job = make_job(prepared, run="bench", dataset=dataset)
-    delays_s = {0: STAGE_S, 1: SLOW_STAGE_S if planted == "stage" else STAGE_S}
-    job = replace(job, hosts=tuple(replace(spec, delays_s=delays_s) for spec in job.hosts))
+    job = replace(job, hosts=tuple(replace(spec, delays_s={0: STAGE_S, 1: slow_s}) for spec in job.hosts))
     busy_s = BUSY_DRIVER_S if planted == "driver" else 0.0
     watch = _Watch(busy_s, well_under_way=options.warmup + options.microbatches // 4)
     needed = [{"CPU": 1.0}] * 3
@@ -322,7 +336,7 @@ def _figures(trial: Trial) -> dict[str, Any]:
         "measured_s": trial.verdict.measured_s,
         "replayed_s": trial.verdict.replayed_s,
         "without_s": trial.without_s,
-        "twice_s": trial.twice_s,
+        "made_s": trial.made_s,
         "foretold_s": trial.foretold_s,
         "causes": causes,
     }

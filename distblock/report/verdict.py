@@ -53,6 +53,7 @@ class Cause:
         place: of the worker, or of the edge's receiver; 0 is the data's.
         seconds: that it costs, of the seconds replayed.
         number: of the microbatch that a worker stopped at.
+        beyond_s: of a slow worker, seconds that it computes a microbatch beyond what the next slowest does.
     """
 
     kind: Kind
@@ -60,6 +61,7 @@ class Cause:
     place: int
     seconds: float
     number: int | None = None
+    beyond_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,8 +168,16 @@ class _Judge:
         typical_s = {place: sum(call.compute_s for call in self._typical(place).values()) for place in self._places}
         *_, next_s, slowest_s = sorted(typical_s.values())
         slowest = max(self._places, key=typical_s.__getitem__)
-        saved_s = self._saved_s(_computing(slowest, next_s / slowest_s))
-        return [Cause(kind="worker", where=self._worker(slowest), place=slowest, seconds=saved_s)]
+        num_microbatches = sum(len(parcel.items) for parcel in self._recording.parcels)
+        return [
+            Cause(
+                kind="worker",
+                where=self._worker(slowest),
+                place=slowest,
+                seconds=self._saved_s(_computing(slowest, next_s / slowest_s)),
+                beyond_s=(slowest_s - next_s) / num_microbatches,
+            )
+        ]
 
     def _stops(self) -> list[Cause]:
         """Each with all the calls that it shows in; afterwards these are as others are."""

@@ -79,7 +79,8 @@ def _limit(edge: int) -> str:
 def _words(cause: Cause) -> str:
     match cause.kind:
         case "worker":
-            return f"{cause.where} is slower than the others: saved if it were as quick as the next"
+            by = "" if cause.beyond_s is None else f", by {duration(cause.beyond_s)} a microbatch"
+            return f"{cause.where} is slower than the others{by}: saved if it were as quick as the next"
         case "uneven worker":
             return f"{cause.where} is uneven: saved if none of its microbatches took longer than the median"
         case "stopped worker":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -104,6 +105,8 @@ def test_why(tmp_path: Path):
     assert outcome.ratios["data: named"] == [0.0]
     assert outcome.ratios["stage: seconds"] == [4 / 5]
     assert outcome.ratios["stage: what if"] == [6 / 5]
+    # A stage as quick as the next slowest need not be what it is without the cause.
+    assert replace(trials[0], made_s=6.0).what_if_ratio == 6 / 6
 
 
 @pytest.mark.parametrize(
@@ -124,7 +127,7 @@ def test_a_link_that_is_twice_as_fast_is_the_what_if_of_a_throttled_one():
     twice = (WhatIf(change=TWICE, samples_per_s=18.0), WhatIf(change="activations sent as bf16", samples_per_s=1.0))
     about: dict[str, Any] = {"samples_per_s": 10.0, "bound_s": 1.0, "slowest": "worker 1", "what_ifs": twice}
     verdict = Verdict(measured_s=18.0, replayed_s=18.0, causes=(cause,), **about)
-    trial = why.Trial(planted="edge", verdict=verdict, without_s=6.0, twice_s=8.0)
+    trial = why.Trial(planted="edge", verdict=verdict, without_s=6.0, made_s=8.0)
     assert trial.is_named
     assert trial.seconds_ratio == 9 / 12
     assert trial.what_if_ratio == 10 / 8

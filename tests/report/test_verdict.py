@@ -124,6 +124,7 @@ def test_a_slow_stage():
     first = verdict.causes[0]
     assert (first.kind, first.place) == ("worker", 2)
     assert first.seconds == pytest.approx(0.2 * COUNT, rel=0.02)
+    assert first.beyond_s == pytest.approx(0.2)
     assert verdict.bound_s == pytest.approx(0.3 * COUNT)
     # Half of its computing: 0.15 a microbatch, and 0.35 until the last worker has the first.
     split = next(each for each in verdict.what_ifs if "half" in each.change)
