@@ -19,8 +19,17 @@ from dataclasses import dataclass
 
 from distblock.config import Codec
 
-SHARES: Mapping[Codec, float] = {"fp32": 1.0, "bf16": 1 / 2, "int8": 1 / 4, "diff4": 1 / 8, "diff2": 1 / 16}
-"""Bytes on the wire over those of fp32, scales left out, of the codecs that are shown."""
+SHARES: Mapping[tuple[Codec, ...], float] = {
+    ("fp32",): 1.0,
+    ("fp16", "bf16"): 1 / 2,
+    ("fp8", "int8", "diff8"): 1 / 4,
+    ("int4", "diff4"): 1 / 8,
+    ("topk",): 1 / 10,
+    ("diff2",): 1 / 16,
+    ("vq",): 1 / 32,
+}
+"""Bytes on the wire over those of fp32, of codecs with their default settings; scales and codebooks are left out, and
+so are samples that are new to a codec which remembers them."""
 
 PIECES = 8
 """Microbatches that a pipeline with back-propagation cuts its batch into."""
@@ -90,8 +99,8 @@ def ways(work: Workload) -> dict[str, Way]:
     # A step takes a batch on every worker, and each sends as much.
     gradients = 2 * (count - 1) / count * FP32_BYTES * work.num_parameters / (work.batch_size * count)
     blocks = {
-        f"block by block, {codec}": Way(bytes_per_sample=largest * share, pace=1 / slowest_s)
-        for codec, share in SHARES.items()
+        f"block by block, {' or '.join(codecs)}": Way(bytes_per_sample=largest * share, pace=1 / slowest_s)
+        for codecs, share in SHARES.items()
     }
     return {
         **blocks,

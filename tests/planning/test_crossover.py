@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
+import torch
 
-from distblock.planning.crossover import STEPS, Workload, ways
+from distblock.config import Codec
+from distblock.planning.crossover import SHARES, STEPS, Workload, ways
+from distblock.planning.profile import measure_codec
 
 WORK = Workload(worker_s=(0.01, 0.02), edge_bytes=(1000.0,), num_parameters=5000, batch_size=10)
 
@@ -14,11 +18,20 @@ WORK = Workload(worker_s=(0.01, 0.02), edge_bytes=(1000.0,), num_parameters=5000
 def test_bytes_a_sample_by_hand():
     found = {name: way.bytes_per_sample for name, way in ways(WORK).items()}
     assert found["block by block, fp32"] == 1000
-    assert found["block by block, diff4"] == 125
+    assert found["block by block, int4 or diff4"] == 125
     assert found["pipeline, back-propagation"] == 1000
     # 2 workers: each sends 2 * 1/2 of 20,000 bytes for a step of 20 samples.
     assert found["data parallel"] == 1000
     assert found[f"weights every {STEPS} steps"] == 1000 / STEPS
+
+
+def test_every_codec_has_its_share_and_it_is_what_crosses():
+    assert sorted(codec for codecs in SHARES for codec in codecs) == sorted(get_args(Codec))
+    # Few channels of large maps, so that scales and the codebook count for little.
+    features = torch.randn(64, 8, 64, 64, generator=torch.Generator().manual_seed(0)).relu()
+    for codecs, share in SHARES.items():
+        for codec in codecs:
+            assert measure_codec(codec, features, repeats=2).share == pytest.approx(share, rel=0.03), codec
 
 
 def test_each_way_goes_at_the_pace_of_its_slower_part():

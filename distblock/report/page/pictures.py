@@ -6,10 +6,11 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
-from itertools import cycle
+from itertools import chain, cycle
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -26,6 +27,9 @@ COLORS = ("#4477aa", "#ee6677", "#ccbb44", "#66ccee", "#bbbbbb", "#aa3377", "#22
 
 WIDTHS = (1, 4, 16)
 """Times the channels, of networks that ways to train are compared for."""
+
+DASHED = ("#ee6677", "#aa3377", "black")
+"""Ways to train that are not block by block."""
 
 BYTES_PER_MBIT = 1e6 / 8
 
@@ -146,8 +150,12 @@ def crossover(run: Run, work: Workload) -> str:
     rates = [10 ** (exponent / 8) for exponent in range(-8, 33)]
     for axes, width in zip(panels, WIDTHS, strict=True):
         wide = work.widened(width)
-        for color, (name, way) in zip(cycle((*COLORS, "black")), ways(wide).items(), strict=False):
-            style = "-" if name.startswith("block") else "--"
+        found = ways(wide)
+        # Codecs are shades of one way; the others are dashed.
+        num_codecs = sum(name.startswith("block") for name in found)
+        shades = [colormaps["viridis"](0.95 * index / num_codecs) for index in range(num_codecs)]
+        for index, (color, (name, way)) in enumerate(zip(chain(shades, DASHED), found.items(), strict=True)):
+            style = "-" if index < num_codecs else "--"
             paces = [way.samples_per_s(rate * BYTES_PER_MBIT) for rate in rates]
             axes.plot(rates, paces, style, color=color, linewidth=1.3, label=name)
         axes.set_xscale("log")
