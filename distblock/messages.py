@@ -181,6 +181,7 @@ class Departure:
         wire_bytes: bytes that are stored: activations after the codec, and labels. 0 if the hop stays in one process.
         encode_s: seconds in the codec, with the copy from the device.
         put_s: seconds in which the object store took the bytes.
+        in_turn_s: those of encoding's seconds in which nothing could be computed: codecs that remember take a turn.
     """
 
     edge: int
@@ -188,6 +189,7 @@ class Departure:
     wire_bytes: int
     encode_s: float
     put_s: float
+    in_turn_s: float = 0.0
 
 
 @quickly_pickled
@@ -199,14 +201,16 @@ class Arrival:
         edge: the receiving stage k of the edge ``k-1 -> k``; 0 is the edge from the data to stage 0.
         fetch_s: seconds from asking the object store to holding the bytes.
         decode_s: seconds in the codec, with the copy to the device.
-        exposed_s: those of the fetch's and decoding's seconds in which the worker had nothing to compute; the others
-            were overlapped.
+        exposed_s: those of the fetch's and decoding's seconds in which the worker had nothing to compute.
+        in_turn_s: those of decoding's seconds in which nothing could be computed, as for `Departure`. What is neither
+            was overlapped.
     """
 
     edge: int
     fetch_s: float
     decode_s: float
     exposed_s: float
+    in_turn_s: float = 0.0
 
 
 @quickly_pickled

@@ -86,7 +86,7 @@ class Payload:
         """The same, saying which samples these are."""
         return replace(self, samples=samples)
 
-    def departure(self, *, encode_s: float, put_s: float) -> Departure:
+    def departure(self, *, encode_s: float, put_s: float, in_turn_s: float = 0.0) -> Departure:
         """The sender's side of its hop, which took so many seconds."""
         return Departure(
             edge=self.header.edge,
@@ -94,6 +94,7 @@ class Payload:
             wire_bytes=self.wire_bytes,
             encode_s=encode_s,
             put_s=put_s,
+            in_turn_s=in_turn_s,
         )
 
 

@@ -140,7 +140,7 @@ EXPOSED = Metric(
     kind="counter",
     unit="seconds",
     labels=_EDGE,
-    help="Those of the seconds of fetch and decode in which the receiver idled; the others were overlapped.",
+    help="Seconds of fetch and decode in which the receiver idled, and of codecs that take their turn in computing.",
 )
 BACKPRESSURE = Metric(
     name="distblock_backpressure_seconds_total",

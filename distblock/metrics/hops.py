@@ -38,6 +38,9 @@ class EdgeSums:
         name: ``"0->1"``, or ``"data->0"``.
         hops: microbatches that crossed it, told by both ends.
         in_process_hops, same_node_hops, cross_node_hops: those hops by what they crossed.
+        exposed_s: seconds that hops kept workers from computing: fetching and decoding while the receiver idled, and
+            what codecs that remember take of the computing's turns,
+        encode_in_turn_s, decode_in_turn_s: which is so much of it at either end.
         backpressure_s: seconds the sender stood idle for want of a credit.
     """
 
@@ -53,12 +56,19 @@ class EdgeSums:
     fetch_s: float = 0.0
     decode_s: float = 0.0
     exposed_s: float = 0.0
+    encode_in_turn_s: float = 0.0
+    decode_in_turn_s: float = 0.0
     backpressure_s: float = 0.0
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds of fetching and decoding in which the receiver idled."""
+        return self.exposed_s - self.encode_in_turn_s - self.decode_in_turn_s
 
     @property
     def overlapped_s(self) -> float:
         """Seconds of fetching and decoding hidden behind computing."""
-        return self.fetch_s + self.decode_s - self.exposed_s
+        return self.fetch_s + self.decode_s - self.decode_in_turn_s - self.waited_s
 
     @property
     def in_process(self) -> bool:
@@ -182,7 +192,8 @@ class HopSums:
             sums = self._edges[arrival.edge]
             sums.fetch_s += arrival.fetch_s
             sums.decode_s += arrival.decode_s
-            sums.exposed_s += arrival.exposed_s
+            sums.exposed_s += arrival.exposed_s + arrival.in_turn_s
+            sums.decode_in_turn_s += arrival.in_turn_s
             self._count(arrival.edge, self._matcher.arrive(arrival, node=report.node))
 
     def record_departure(self, departure: Departure, node: str) -> None:
@@ -191,6 +202,8 @@ class HopSums:
         sums.payload_bytes += departure.payload_bytes
         sums.wire_bytes += departure.wire_bytes
         sums.encode_s += departure.encode_s
+        sums.exposed_s += departure.in_turn_s
+        sums.encode_in_turn_s += departure.in_turn_s
         sums.put_s += departure.put_s
         self._count(departure.edge, self._matcher.depart(departure, node=node))
 

@@ -61,6 +61,8 @@ def _sums(sums: EdgeSums) -> dict[str, Any]:
         "fetch_s": sums.fetch_s,
         "decode_s": sums.decode_s,
         "exposed_s": sums.exposed_s,
+        "encode_in_turn_s": sums.encode_in_turn_s,
+        "decode_in_turn_s": sums.decode_in_turn_s,
         "overlapped_s": sums.overlapped_s,
         "backpressure_s": sums.backpressure_s,
     }

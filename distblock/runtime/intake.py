@@ -65,12 +65,13 @@ class Arrived:
     fetched_s: float
     decoded_s: float
 
-    def arrivals(self, fetched: Fetched, *, idle_since_s: float) -> tuple[Arrival, ...]:
+    def arrivals(self, fetched: Fetched, *, idle_since_s: float, in_turn_s: float) -> tuple[Arrival, ...]:
         """The receiver's side of one of its microbatches' hops; what the parcel took is shared out evenly.
 
         Args:
             fetched: the microbatch.
             idle_since_s: since when the worker has had nothing to compute, when it began the parcel.
+            in_turn_s: of its decoding, what took its turn among what is computed.
         """
         share = 1 / len(self.microbatches)
         hops = max(1, fetched.num_hops)
@@ -80,6 +81,7 @@ class Arrived:
             fetch_s=(share * (self.fetched_s - self.asked_s) + fetched.fetch_s) / hops,
             decode_s=fetched.decode_s / hops,
             exposed_s=exposed_s / hops,
+            in_turn_s=in_turn_s / hops,
         )
         return (arrival,) * fetched.num_hops
 

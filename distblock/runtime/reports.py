@@ -72,7 +72,7 @@ class Reporter:
             self._recorded(
                 item,
                 each,
-                arrivals=arrived.arrivals(each.fetched, idle_since_s=idle_since_s),
+                arrivals=arrived.arrivals(each.fetched, idle_since_s=idle_since_s, in_turn_s=each.computed.decode_s),
                 put_s=put_s / len(done),
                 passage=self._passage(arrived, each, stored_s=stored_s),
             )
@@ -85,7 +85,8 @@ class Reporter:
         computed = done.computed
         departures = computed.departures
         if done.payload is not None:
-            departures += (done.payload.departure(encode_s=done.encode_s, put_s=put_s),)
+            departure = done.payload.departure(encode_s=done.encode_s, put_s=put_s, in_turn_s=computed.encode_s)
+            departures += (departure,)
         arrivals += computed.work.arrivals
         return self._report(item, computed, arrivals=arrivals, departures=departures, passage=passage)
 

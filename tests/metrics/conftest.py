@@ -65,7 +65,8 @@ def _make_run(batches: int | None = None) -> MadeUpRun:
 
 def _report(worker: int, item: Item, random: Random) -> WorkerReport:
     stages = WORKERS[worker]
-    arrival = Arrival(edge=stages[0], fetch_s=random.random(), decode_s=random.random(), exposed_s=random.random())
+    seconds = {name: random.random() for name in ("fetch_s", "decode_s", "exposed_s", "in_turn_s")}
+    arrival = Arrival(edge=stages[0], **seconds)
     within = Arrival(edge=1, fetch_s=0.0, decode_s=0.0, exposed_s=0.0)
     return WorkerReport(
         worker=worker,

@@ -47,6 +47,12 @@ def test_two_workers_and_what_crosses_between_them(tmp_path: Path):
     shares = [edge["wire_bytes"] / edge["payload_bytes"] for edge in summary["edges"]]
     assert all(share == 0 or share < 0.3 for share in shares)
     assert sum(share > 0 for share in shares) == 1
+    # What remembers takes its turn among what is computed, which is exposed.
+    [edge] = [edge for edge in summary["edges"] if edge["wire_bytes"]]
+    in_turn_s = edge["encode_in_turn_s"] + edge["decode_in_turn_s"]
+    remembers = config["channel"]["edge_codecs"][int(edge["name"][-1])] == "diff4"
+    assert (in_turn_s > 0.5 * (edge["encode_s"] + edge["decode_s"])) == remembers
+    assert edge["exposed_s"] >= in_turn_s
 
 
 @pytest.mark.parametrize("codecs", [("topk", "diff2"), further(("vq", "diff4"))])

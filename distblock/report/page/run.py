@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
@@ -49,10 +50,10 @@ class Run:
 
     @property
     def exposed_share(self) -> float:
-        """Share of its seconds in which a worker idled while something was fetched or decoded for it, of the worker for
-        which that is most: one that waits for a slow link makes those before it wait for credits instead."""
-        replicas = self.summary["replicas"]
-        return max(edge["exposed_s"] for edge in self.edges) / (replicas * self.summary["wall_s"])
+        """Share of its seconds in which hops kept a worker from computing, of the worker for which that is most: one
+        that waits for a slow link makes those before it wait for credits instead."""
+        exposed_s = [sum(_exposed(self, first, end)) for first, end in _workers(self)]
+        return max(exposed_s) / (self.summary["replicas"] * self.summary["wall_s"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ class WorkerTime:
     Attributes:
         name: with its stages.
         compute_s: it computed.
-        exposed_s: it idled, and what it needed was being fetched or decoded.
+        exposed_s: it idled, and what it needed was being fetched or decoded; or a codec that remembers took its turn.
         credit_s: it idled with its input ready, for want of a credit.
         input_s: it idled otherwise: nothing was there to be fetched, at the pipeline's filling and draining too.
         other_s: what is left of the run's seconds: calls' ways, and what is between two computations.
@@ -94,27 +95,45 @@ def first_stages(run: Run) -> list[int]:
     ]
 
 
+def _workers(run: Run) -> list[tuple[int, int]]:
+    """Of each its first stage, and the one after its last."""
+    firsts = first_stages(run)
+    return list(pairwise([*firsts, len(run.summary["stages"])]))
+
+
+def _exposed(run: Run, first: int, end: int) -> tuple[float, float]:
+    """Seconds in which a worker idled for what came, and in which codecs at its two ends took their turn; of replicas
+    together."""
+    entering = run.edges[first]
+    # Runs of earlier versions did not tell them apart.
+    encoded_s, decoded_s = entering.get("encode_in_turn_s", 0.0), entering.get("decode_in_turn_s", 0.0)
+    leaving_s = run.edges[end].get("encode_in_turn_s", 0.0) if end < len(run.edges) else 0.0
+    return entering["exposed_s"] - encoded_s - decoded_s, decoded_s + leaving_s
+
+
 def worker_times(run: Run) -> list[WorkerTime]:
     """Of each worker in order."""
     stages, edges, wall_s = run.summary["stages"], run.edges, run.summary["wall_s"]
     replicas = run.summary["replicas"]
-    firsts = first_stages(run)
     times = []
-    for first, end in zip(firsts, [*firsts[1:], len(stages)], strict=True):
+    for first, end in _workers(run):
         compute_s = sum(stage["compute_s"] for stage in stages[first:end]) / replicas
         # Workers idle before the first of them begins, too; the run's seconds count from there.
         idle_s = min(sum(stage["idle_s"] for stage in stages[first:end]) / replicas, max(0.0, wall_s - compute_s))
-        exposed_s = min(idle_s, edges[first]["exposed_s"] / replicas)
-        credit_s = min(idle_s - exposed_s, edges[end]["backpressure_s"]) if end < len(edges) else 0.0
+        waited_s, in_turn_s = (seconds / replicas for seconds in _exposed(run, first, end))
+        waited_s = min(idle_s, waited_s)
+        other_s = max(0.0, wall_s - compute_s - idle_s)
+        in_turn_s = min(other_s, in_turn_s)
+        credit_s = min(idle_s - waited_s, edges[end]["backpressure_s"]) if end < len(edges) else 0.0
         name = f"stage {first}" if end == first + 1 else f"stages {first} to {end - 1}"
         times.append(
             WorkerTime(
                 name=name,
                 compute_s=compute_s,
-                exposed_s=exposed_s,
+                exposed_s=waited_s + in_turn_s,
                 credit_s=credit_s,
-                input_s=idle_s - exposed_s - credit_s,
-                other_s=max(0.0, wall_s - compute_s - idle_s),
+                input_s=idle_s - waited_s - credit_s,
+                other_s=other_s - in_turn_s,
             )
         )
     return times
