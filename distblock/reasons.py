@@ -14,8 +14,9 @@ from urllib.request import urlopen
 
 from distblock.errors import InputError
 from distblock.metrics.exporter import RECENT_PATH, STATUS_PATH
-from distblock.report.calibration import Recording, recording
+from distblock.report.calibration import ONE_STREAM, Recording, recording
 from distblock.report.recent import unpack
+from distblock.report.times import time_sentences, worker_times
 from distblock.report.verdict import Verdict, judge
 from distblock.report.words import sentences, standing_sentences
 from distblock.runs import RECENT, STATUS, SUMMARY, TIMELINE
@@ -37,11 +38,15 @@ def why(directory: RunDirectory, *, as_json: bool = False) -> str:
     """What to print.
 
     Raises:
-        InputError: there is no run, it was not recorded, or its regime cannot be replayed.
+        InputError: there is no run, or it was not recorded.
     """
     if directory.exists(STATUS) and not directory.exists(SUMMARY):
         recent = directory.read(RECENT) if directory.exists(RECENT) else None
         return _told(directory.read_json(STATUS), recent, as_json=as_json)
+    if directory.exists(SUMMARY):
+        summary = directory.read_json(SUMMARY)
+        if summary["regime"] not in ONE_STREAM and summary["data_edge"] is not None:
+            return _times(summary, as_json=as_json)
     verdict = judge_run(directory)
     return json.dumps(_as_json(verdict), indent=2) if as_json else "\n".join(sentences(verdict))
 
@@ -104,6 +109,14 @@ def _verdict_so_far(recent: bytes | None) -> tuple[Verdict | None, str]:
         return judge_recording(recorded(table, config, figures), config, figures), ""
     except (InputError, ValueError) as error:
         return None, f"No verdict: {str(error).removeprefix('why: ')}"
+
+
+def _times(summary: Mapping[str, Any], *, as_json: bool) -> str:
+    """Of a run with several streams, which cannot be told again: where its seconds went."""
+    if not as_json:
+        return "\n".join(time_sentences(summary))
+    told = {name: summary[name] for name in ("regime", "samples_per_s", "wall_s")}
+    return json.dumps({**told, "workers": [asdict(each) for each in worker_times(summary)]}, indent=2)
 
 
 def _as_json(verdict: Verdict) -> dict[str, Any]:

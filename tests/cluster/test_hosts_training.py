@@ -15,6 +15,7 @@ import pytest
 from cluster.hosts import Hosts, HostSettings, Link, hosts, missing
 from distblock import BlockTrainer
 from distblock.pages import read_run
+from distblock.report.times import exposed_share
 from distblock.runs import RunDirectory
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
@@ -110,7 +111,7 @@ def test_who_waits_for_a_slow_link_goes_on_computing_and_why_names_the_link(slow
     verdict = run.verdict
     assert verdict is not None
     # What the report calls exposed is what is lost against the slowest worker's computing.
-    assert run.exposed_share == pytest.approx(1 - verdict.bound_s / verdict.measured_s, abs=0.05)
+    assert exposed_share(run.summary) == pytest.approx(1 - verdict.bound_s / verdict.measured_s, abs=0.05)
     assert verdict.causes[0].kind == "edge"
     assert "edge 0->1" in verdict.causes[0].where
 

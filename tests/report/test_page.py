@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -17,11 +18,13 @@ from distblock import BlockTrainer
 from distblock.errors import InputError
 from distblock.pages import read_run, report
 from distblock.planning.crossover import ways
+from distblock.reasons import why
 from distblock.report import tables
 from distblock.report.page import Run, make_page
 from distblock.report.page.crossover import workload
-from distblock.report.page.run import bubble_share, worker_times
+from distblock.report.page.run import bubble_share
 from distblock.report.page.schedule import measured, planned
+from distblock.report.times import worker_times
 from distblock.runs import RunDirectory
 
 SMALL: dict[str, Any] = {"data": {"batch_size": 64}, "regime": {"epochs": 2}}
@@ -118,7 +121,7 @@ def test_several_runs_stand_side_by_side(runs: dict[str, Path], tmp_path: Path):
 
 
 def test_a_workers_time_is_the_runs(run: Run):
-    times = worker_times(run)
+    times = worker_times(run.summary)
     assert [each.name for each in times] == ["stage 0", "stage 1", "stage 2"]
     for each, stage in zip(times, run.summary["stages"], strict=True):
         parts = (each.compute_s, each.exposed_s, each.credit_s, each.input_s, each.other_s)
@@ -128,6 +131,19 @@ def test_a_workers_time_is_the_runs(run: Run):
     share = bubble_share(run)
     assert share is not None
     assert 0 < share < 1
+
+
+@pytest.mark.parametrize("name", ["wavefront", "asynchronous"])
+def test_why_says_where_the_time_went_where_no_replay_can(runs: dict[str, Path], name: str):
+    directory = RunDirectory.at(runs[name])
+    told = why(directory).splitlines()
+    assert f"No replay tells the {name} regime again" in told[0]
+    times = worker_times(directory.read_json("summary.json"))
+    for line, each in zip(told[1:], times, strict=False):
+        assert line.startswith(f"  {each.name}: ")
+        assert f"computing {tables.duration(each.compute_s)} (" in line
+    assert told[-1].startswith("Beside computing, workers spend most on ")
+    assert [each["name"] for each in json.loads(why(directory, as_json=True))["workers"]] == [e.name for e in times]
 
 
 def test_the_plan_is_a_staircase(run: Run):

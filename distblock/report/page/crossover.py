@@ -7,7 +7,8 @@ from collections import defaultdict
 
 from distblock.planning.crossover import Workload
 from distblock.report.calibration import ONE_STREAM, place_of
-from distblock.report.page.run import Run, first_stages
+from distblock.report.page.run import Run
+from distblock.report.times import first_stages
 
 
 def workload(run: Run) -> Workload | None:
@@ -17,7 +18,7 @@ def workload(run: Run) -> Workload | None:
     are in them, which other ways of training do without.
     """
     num_samples, edges = run.summary.get("num_samples"), run.edges
-    firsts = first_stages(run)
+    firsts = first_stages(run.summary)
     if run.timeline is None or not num_samples or len(firsts) < 2 or run.config.regime.name not in ONE_STREAM:
         return None
     each_s: dict[int, list[float]] = defaultdict(list)

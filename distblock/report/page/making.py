@@ -14,6 +14,7 @@ from distblock.report.early_exits import MOST_CLASSES
 from distblock.report.page import pictures
 from distblock.report.page.crossover import workload
 from distblock.report.page.run import Run, bubble_share
+from distblock.report.times import exposed_share
 from distblock.report.words import sentences
 
 
@@ -54,7 +55,7 @@ def _content(run: Run) -> dict[str, Any]:
         "name": run.name,
         "summary": run.summary,
         "edges": run.edges,
-        "exposed_share": run.exposed_share,
+        "exposed_share": exposed_share(run.summary),
         "bubble_share": bubble_share(run),
         "verdict": None if run.verdict is None else list(sentences(run.verdict)),
         "lost_share": None if run.verdict is None else 1 - run.verdict.bound_s / run.verdict.measured_s,

@@ -18,9 +18,10 @@ from matplotlib.ticker import MaxNLocator
 from distblock.planning.crossover import Workload, ways
 from distblock.report.early_exits import plot_curve
 from distblock.report.page.crossover import line_bytes_per_s
-from distblock.report.page.run import PARTS, Run, worker_times
+from distblock.report.page.run import Run
 from distblock.report.page.schedule import Bar, measured, planned
 from distblock.report.pictures import save
+from distblock.report.times import PARTS, worker_times
 
 COLORS = ("#4477aa", "#ee6677", "#ccbb44", "#66ccee", "#bbbbbb", "#aa3377", "#228833")
 """Told apart by the color-blind. Source: Paul Tol, "Colour Schemes", 2021."""
@@ -116,7 +117,7 @@ def edge_bytes(run: Run) -> str:
 
 def worker_seconds(runs: Sequence[Run]) -> str:
     """Where each worker's time went; all bars of a run are as long as the run."""
-    rows = [(run, each) for run in runs for each in worker_times(run)]
+    rows = [(run, each) for run in runs for each in worker_times(run.summary)]
     names = [f"{run.name}: {each.name}" if len(runs) > 1 else each.name for run, each in rows]
     figure, axes = _figure(height=1.7 + 0.32 * len(rows))
     parts = {label: [getattr(each, part) for _, each in rows] for part, label in PARTS.items()}
