@@ -94,8 +94,10 @@ def _vectors(values: Tensor) -> Tensor:
 def _nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     """The code of each vector, int64: the least of |v|^2 - 2 v.c + |c|^2, of which the first is the same for all."""
     norms = codebook.square().sum(dim=1)
-    chunks = vectors.split(2**14)
-    return torch.cat([torch.addmm(norms, chunk, codebook.t(), alpha=-2.0).argmin(dim=1) for chunk in chunks])
+    # Distances of a chunk stay in a core's cache, 2 MB; a GPU would rather have few large ones.
+    chunks = vectors.split(2**11 if vectors.device.type == "cpu" else 2**16)
+    # On a CPU min is half again as quick as argmin.
+    return torch.cat([torch.addmm(norms, chunk, codebook.t(), alpha=-2.0).min(dim=1).indices for chunk in chunks])
 
 
 def _drawn(vectors: Tensor, count: int, seed: int) -> Tensor:
