@@ -235,6 +235,9 @@ def report(runs: Positional[tuple[str, ...]], to: str | None = None) -> None:
 def why(run: Positional[str], json: bool = False) -> None:
     """Say what holds a run back: the run told again from what was measured, with one part of it made quick.
 
+    Where that cannot be (sequential, multi-lap, wavefront and asynchronous regimes, the plain loop), where each
+    worker's time went.
+
     Args:
         run: the run's directory; of one under way also its exporter, such as http://127.0.0.1:9400.
         json: as JSON.

@@ -181,7 +181,8 @@ class Departure:
         wire_bytes: bytes that are stored: activations after the codec, and labels. 0 if the hop stays in one process.
         encode_s: seconds in the codec, with the copy from the device.
         put_s: seconds in which the object store took the bytes.
-        in_turn_s: those of encoding's seconds in which nothing could be computed: codecs that remember take a turn.
+        in_turn_s: those of encoding's seconds that took their turn among what is computed: of codecs that remember, and
+            of hops within a process.
     """
 
     edge: int
@@ -202,8 +203,7 @@ class Arrival:
         fetch_s: seconds from asking the object store to holding the bytes.
         decode_s: seconds in the codec, with the copy to the device.
         exposed_s: those of the fetch's and decoding's seconds in which the worker had nothing to compute.
-        in_turn_s: those of decoding's seconds in which nothing could be computed, as for `Departure`. What is neither
-            was overlapped.
+        in_turn_s: those of decoding's seconds that took their turn, as for `Departure`. What is neither was overlapped.
     """
 
     edge: int

@@ -45,7 +45,8 @@ def why(directory: RunDirectory, *, as_json: bool = False) -> str:
         return _told(directory.read_json(STATUS), recent, as_json=as_json)
     if directory.exists(SUMMARY):
         summary = directory.read_json(SUMMARY)
-        if summary["regime"] not in ONE_STREAM and summary["data_edge"] is not None:
+        is_told = summary["regime"] in ONE_STREAM and summary["executor"] != "local"
+        if not is_told and summary["data_edge"] is not None:
             return _times(summary, as_json=as_json)
     verdict = judge_run(directory)
     return json.dumps(_as_json(verdict), indent=2) if as_json else "\n".join(sentences(verdict))
@@ -112,7 +113,7 @@ def _verdict_so_far(recent: bytes | None) -> tuple[Verdict | None, str]:
 
 
 def _times(summary: Mapping[str, Any], *, as_json: bool) -> str:
-    """Of a run with several streams, which cannot be told again: where its seconds went."""
+    """Of a run that cannot be told again, since it has several streams or no workers: where its seconds went."""
     if not as_json:
         return "\n".join(time_sentences(summary))
     told = {name: summary[name] for name in ("regime", "samples_per_s", "wall_s")}

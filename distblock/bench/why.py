@@ -223,16 +223,16 @@ def _round(options: Options) -> list[Trial]:
 
 
 def _with(options: Options, planted: Planted, without_s: float) -> Trial:
-    if planted != "stage":
-        return Trial(planted=planted, verdict=measure(options, planted), without_s=without_s)
-    verdict = measure(options, None, slow_s=SLOW_STAGE_S)
-    beyond_s = next((cause.beyond_s for cause in verdict.causes if cause.kind == "worker" and cause.place == 2), None)
-    # Where the slowest is found to be another one, the change is that nothing is planted.
-    made_s = None if beyond_s is None else measure(options, None, slow_s=max(0.0, SLOW_STAGE_S - beyond_s)).measured_s
-    return Trial(planted=planted, verdict=verdict, without_s=without_s, made_s=made_s)
+    trial = Trial(planted=planted, verdict=measure(options, planted), without_s=without_s)
+    first = next(iter(trial.verdict.causes), None)
+    # Where another cause is found first, there is nothing to confirm but that nothing is planted.
+    if planted != "stage" or first is None or first.beyond_s is None:
+        return trial
+    made = measure(options, None, last_s=max(0.0, SLOW_STAGE_S - first.beyond_s))
+    return replace(trial, made_s=made.measured_s)
 
 
-def measure(options: Options, planted: Planted | None, *, slow_s: float = STAGE_S) -> Verdict:
+def measure(options: Options, planted: Planted | None, *, last_s: float = STAGE_S) -> Verdict:
     """A run on this machine, and the verdict on it.
 
     What counts begins when everything has run for a while: a process's first steps take longer than its others.
@@ -240,7 +240,7 @@ def measure(options: Options, planted: Planted | None, *, slow_s: float = STAGE_
     Args:
         options: of the benchmark.
         planted: the cause.
-        slow_s: that the last stage sleeps.
+        last_s: that the last stage sleeps, where it is not the cause.
     """
     config = make_config(
         {
@@ -255,7 +255,8 @@ def measure(options: Options, planted: Planted | None, *, slow_s: float = STAGE_
     dataset = partial(samples, count=options.batch_size * (num_microbatches + 1), sample_s=sample_s)
     prepared = prepare(config, dataset=dataset)
     job = make_job(prepared, run="bench", dataset=dataset)
-    job = replace(job, hosts=tuple(replace(spec, delays_s={0: STAGE_S, 1: slow_s}) for spec in job.hosts))
+    delays_s = {0: STAGE_S, 1: SLOW_STAGE_S if planted == "stage" else last_s}
+    job = replace(job, hosts=tuple(replace(spec, delays_s=delays_s) for spec in job.hosts))
     busy_s = BUSY_DRIVER_S if planted == "driver" else 0.0
     watch = _Watch(busy_s, well_under_way=options.warmup + options.microbatches // 4)
     needed = [{"CPU": 1.0}] * 3

@@ -311,12 +311,14 @@ class Host:
     def _hop(self, edge: int, features: Features, microbatch: Microbatch) -> tuple[Features, Arrival, Departure]:
         begun_s = self._clock()
         passed = self.edges[edge].round_trip(features, microbatch)
+        took_s = self._clock() - begun_s
         departure = Departure(
             edge=edge,
             payload_bytes=num_bytes(features),
             wire_bytes=0,
-            encode_s=self._clock() - begun_s,
+            encode_s=took_s,
             put_s=0.0,
+            in_turn_s=took_s,
         )
         return passed, Arrival(edge=edge, fetch_s=0.0, decode_s=0.0, exposed_s=0.0), departure
 

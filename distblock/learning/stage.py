@@ -90,6 +90,7 @@ class Stage:
         self.module = nn.ModuleDict({"network": _nest(blocks), "classifier": classifier}).to(device)
         if config.model.channels_last:
             self.module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self._modules = tuple(self.module.modules())
         self.is_frozen = index < config.model.freeze_before
         if self.is_frozen:
             self.module["network"].requires_grad_(False)
@@ -132,7 +133,7 @@ class Stage:
         self._replicas.meet()
         self._begin_lap(item.lap)
         starts_batch = self._begin_batch(item)
-        self.module.train()
+        self._switch(training=True)
         if self.is_frozen:
             self.module["network"].eval()
         features = self._arrange(features)
@@ -150,7 +151,7 @@ class Stage:
     @torch.no_grad()
     def evaluate(self, features: Features, labels: Tensor) -> tuple[Features, Measures]:
         """The same in evaluation mode: running statistics, no step, cross-entropy without label smoothing."""
-        self.module.eval()
+        self._switch(training=False)
         features, passes = self._arrange(features), []
         for _, part in self._shares(features):
             leaving, logits, cost = self.loss_terms(part_of(features, part))
@@ -161,7 +162,7 @@ class Stage:
     @torch.no_grad()
     def predict(self, features: Features) -> tuple[Features, Tensor]:
         """The output in evaluation mode, and logits ``(N, classes)`` in fp32."""
-        self.module.eval()
+        self._switch(training=False)
         leaving, logits, _ = self.loss_terms(self._arrange(features))
         return leaving, logits
 
@@ -229,6 +230,12 @@ class Stage:
     def _trained(self) -> dict[str, nn.Parameter]:
         """The weights that the optimizer knows, by name: those that ask for a gradient."""
         return {name: each for name, each in self.module.named_parameters() if each.requires_grad}
+
+    def _switch(self, *, training: bool) -> None:
+        """Training or evaluation mode; only if some module is not in it yet, since to go through all of them each step
+        takes as long as a small convolution."""
+        if any(module.training != training for module in self._modules):
+            self.module.train(training)
 
     def _begin_lap(self, lap: int) -> None:
         if lap == self.lap:
@@ -312,9 +319,10 @@ class Stage:
         """One transfer from the device for all figures."""
         cross_entropy = done.cross_entropy
         correct = (done.logits.detach().argmax(dim=1) == done.labels).sum()
-        cost = torch.zeros_like(cross_entropy) if done.cost is None else done.cost
-        figures = torch.stack([cross_entropy.detach().double(), cost.detach().double(), correct.double()])
-        mean_loss, mean_cost, num_correct = figures.tolist()
+        figures = [cross_entropy.detach().double(), correct.double()]
+        figures += [] if done.cost is None else [done.cost.detach().double()]
+        mean_loss, num_correct, *costs = torch.stack(figures).tolist()
+        mean_cost = costs[0] if costs else 0.0
         return Measures(
             loss_sum=mean_loss * done.count,
             transport_cost_sum=mean_cost * done.count,

@@ -140,7 +140,14 @@ EXPOSED = Metric(
     kind="counter",
     unit="seconds",
     labels=_EDGE,
-    help="Seconds of fetch and decode in which the receiver idled, and of codecs that take their turn in computing.",
+    help="Those of the seconds of fetch and decode in which the receiver idled.",
+)
+IN_TURN = Metric(
+    name="distblock_in_turn_seconds_total",
+    kind="counter",
+    unit="seconds",
+    labels=("run", "edge", "phase"),
+    help="Those of the seconds of encode and decode that took their turn among what is computed.",
 )
 BACKPRESSURE = Metric(
     name="distblock_backpressure_seconds_total",

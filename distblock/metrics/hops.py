@@ -38,9 +38,8 @@ class EdgeSums:
         name: ``"0->1"``, or ``"data->0"``.
         hops: microbatches that crossed it, told by both ends.
         in_process_hops, same_node_hops, cross_node_hops: those hops by what they crossed.
-        exposed_s: seconds that hops kept workers from computing: fetching and decoding while the receiver idled, and
-            what codecs that remember take of the computing's turns,
-        encode_in_turn_s, decode_in_turn_s: which is so much of it at either end.
+        encode_in_turn_s, decode_in_turn_s: of encoding's and decoding's seconds, those that took their turn among what
+            is computed.
         backpressure_s: seconds the sender stood idle for want of a credit.
     """
 
@@ -61,14 +60,9 @@ class EdgeSums:
     backpressure_s: float = 0.0
 
     @property
-    def waited_s(self) -> float:
-        """Seconds of fetching and decoding in which the receiver idled."""
-        return self.exposed_s - self.encode_in_turn_s - self.decode_in_turn_s
-
-    @property
     def overlapped_s(self) -> float:
         """Seconds of fetching and decoding hidden behind computing."""
-        return self.fetch_s + self.decode_s - self.decode_in_turn_s - self.waited_s
+        return self.fetch_s + self.decode_s - self.decode_in_turn_s - self.exposed_s
 
     @property
     def in_process(self) -> bool:
@@ -192,7 +186,7 @@ class HopSums:
             sums = self._edges[arrival.edge]
             sums.fetch_s += arrival.fetch_s
             sums.decode_s += arrival.decode_s
-            sums.exposed_s += arrival.exposed_s + arrival.in_turn_s
+            sums.exposed_s += arrival.exposed_s
             sums.decode_in_turn_s += arrival.in_turn_s
             self._count(arrival.edge, self._matcher.arrive(arrival, node=report.node))
 
@@ -202,7 +196,6 @@ class HopSums:
         sums.payload_bytes += departure.payload_bytes
         sums.wire_bytes += departure.wire_bytes
         sums.encode_s += departure.encode_s
-        sums.exposed_s += departure.in_turn_s
         sums.encode_in_turn_s += departure.in_turn_s
         sums.put_s += departure.put_s
         self._count(departure.edge, self._matcher.depart(departure, node=node))

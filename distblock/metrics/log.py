@@ -37,7 +37,10 @@ METRICS_SCHEMA = pa.schema(
 """Columns of ``metrics.parquet``: the attributes of `StageRow`."""
 
 HOPS_COUNTS = ("hops", "payload_bytes", "wire_bytes")
-HOPS_SECONDS = ("encode_s", "put_s", "fetch_s", "decode_s", "exposed_s", "backpressure_s")
+HOPS_SECONDS = (
+    *("encode_s", "put_s", "fetch_s", "decode_s"),
+    *("exposed_s", "encode_in_turn_s", "decode_in_turn_s", "backpressure_s"),
+)
 HOPS_QUANTILES = {"min_s": 0.0, "p50_s": 0.5, "p99_s": 0.99, "p999_s": 0.999}
 
 HOPS_SCHEMA = pa.schema(
@@ -122,7 +125,7 @@ class HopsLog:
 
 
 def _completed(table: pa.Table) -> pa.Table:
-    """Rows of a run that was begun before there were quantiles have none."""
+    """Rows of a run that was begun before there were some columns have none."""
     for name in HOPS_SCHEMA.names:
         if name not in table.schema.names:
             table = table.append_column(name, pa.nulls(len(table), pa.float64()))

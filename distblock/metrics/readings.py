@@ -65,6 +65,8 @@ def _of_edge(sums: EdgeSums) -> Iterator[tuple[Series, float]]:
     yield (catalogue.PAYLOAD, (name,)), sums.payload_bytes
     yield (catalogue.WIRE, (name,)), sums.wire_bytes
     yield (catalogue.EXPOSED, (name,)), sums.exposed_s
+    yield (catalogue.IN_TURN, (name, "encode")), sums.encode_in_turn_s
+    yield (catalogue.IN_TURN, (name, "decode")), sums.decode_in_turn_s
     yield (catalogue.BACKPRESSURE, (name,)), sums.backpressure_s
     for phase in _PHASES:
         yield (catalogue.HOP_SECONDS, (name, phase)), getattr(sums, f"{phase}_s")

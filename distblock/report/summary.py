@@ -63,6 +63,7 @@ def summarize(
         "num_stages": blueprint.num_stages,
         "num_workers": len(blueprint.hosts) * config.workers_per_stage,
         "replicas": config.replicas,
+        "worker_stages": [stages.start for stages in blueprint.hosts],
         "wall_s": wall_s,
         "samples_per_s": account.samples_trained / wall_s,
         "num_samples": account.samples_passed,

@@ -80,7 +80,7 @@ def edges_table(summary: Mapping[str, Any]) -> Table:
             *(duration(edge[key]) for key in seconds),
             f"{size(edge['wire_bytes'] / edge['fetch_s'])}/s" if edge["wire_bytes"] and edge["fetch_s"] else MISSING,
         )
-    table.caption = "sums over the run; exposed: while nothing could be computed; bandwidth: wire / fetch"
+    table.caption = "sums over the run; exposed: fetch and decode while the receiver idled; bandwidth: wire / fetch"
     table.caption += _line_shares([summary["data_edge"], *summary["edges"]])
     return table
 

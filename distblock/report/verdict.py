@@ -53,7 +53,8 @@ class Cause:
         place: of the worker, or of the edge's receiver; 0 is the data's.
         seconds: that it costs, of the seconds replayed.
         number: of the microbatch that a worker stopped at.
-        beyond_s: of a slow worker, seconds that it computes a microbatch beyond what the next slowest does.
+        beyond_s: of a slow worker, seconds that it computes a training microbatch (where there are none, any) beyond
+            what the next slowest does.
     """
 
     kind: Kind
@@ -166,18 +167,26 @@ class _Judge:
         if len(self._places) < 2:
             return []
         typical_s = {place: sum(call.compute_s for call in self._typical(place).values()) for place in self._places}
-        *_, next_s, slowest_s = sorted(typical_s.values())
-        slowest = max(self._places, key=typical_s.__getitem__)
-        num_microbatches = sum(len(parcel.items) for parcel in self._recording.parcels)
+        *_, following, slowest = sorted(self._places, key=typical_s.__getitem__)
+        share = typical_s[following] / typical_s[slowest]
         return [
             Cause(
                 kind="worker",
                 where=self._worker(slowest),
                 place=slowest,
-                seconds=self._saved_s(_computing(slowest, next_s / slowest_s)),
-                beyond_s=(slowest_s - next_s) / num_microbatches,
+                seconds=self._saved_s(_computing(slowest, share)),
+                beyond_s=self._each_s(slowest) - self._each_s(following),
             )
         ]
+
+    def _each_s(self, place: int) -> float:
+        """Of computing a microbatch, the median: of those to train on, if there are any."""
+        parcels = [parcel for parcel in self._recording.parcels if parcel.purpose == "train"]
+        each_s = [
+            self._calls[place, parcel.number].compute_s / len(parcel.items)
+            for parcel in parcels or self._recording.parcels
+        ]
+        return statistics.median(each_s)
 
     def _stops(self) -> list[Cause]:
         """Each with all the calls that it shows in; afterwards these are as others are."""

@@ -79,7 +79,7 @@ def _limit(edge: int) -> str:
 def _words(cause: Cause) -> str:
     match cause.kind:
         case "worker":
-            by = "" if cause.beyond_s is None else f", by {duration(cause.beyond_s)} a microbatch"
+            by = "" if cause.beyond_s is None else f", by {duration(cause.beyond_s)} a training microbatch"
             return f"{cause.where} is slower than the others{by}: saved if it were as quick as the next"
         case "uneven worker":
             return f"{cause.where} is uneven: saved if none of its microbatches took longer than the median"

@@ -268,16 +268,16 @@ class StageWorker:
         self._strikes.strike("before", turn, item)
         started_s, idle_since_s = self._clock(), self._idle_since_s
         features = self._intake.features(fetched)
-        decoded_s = self._clock()
+        decode_s = 0.0 if fetched.features is not None else self._clock() - started_s
         samples = fetched.microbatch.samples
         work = self._host.work(item, features, fetched.labels, first=fetched.first, samples=samples)
         self._staging.mark()
         reused = self._reuse.fresh(item, features, fetched.labels)
-        worked_s = self._clock()
-        payload = None
+        payload, encode_s = None, 0.0
         if self._outgoing is not None and self._outgoing.remembers:
+            worked_s = self._clock()
             payload = self._outgoing.encode(work.features, fetched.labels, fetched.microbatch)
-        encoded_s = self._clock()
+            encode_s = self._clock() - worked_s
         departures = work.departures
         if item.purpose == "store" and item.stage in self._spec.stages:
             assert self._cache is not None
@@ -290,8 +290,8 @@ class StageWorker:
         return Computed(
             work=work,
             payload=payload,
-            decode_s=decoded_s - started_s,
-            encode_s=encoded_s - worked_s,
+            decode_s=decode_s,
+            encode_s=encode_s,
             departures=departures,
             reused=reused,
             started_s=started_s,

@@ -107,4 +107,5 @@ def _departure(edge: int, item: Item, random: Random) -> Departure:
         wire_bytes=0 if within else num_bytes // 2,
         encode_s=random.random(),
         put_s=0.0 if within else random.random(),
+        in_turn_s=random.random() if edge else 0.0,
     )

@@ -84,7 +84,6 @@ def test_every_replica_counts_in_the_summary_and_on_the_edges(tmp_path: Path):
     assert [edge["wire_bytes"] for edge in summary["edges"]] == [edge["wire_bytes"] for edge in alone["edges"]]
 
 
-@pytest.mark.further
 @pytest.mark.usefixtures("shared_ray")
 def test_a_run_that_was_cut_short_goes_on_with_as_many_replicas_or_others(tmp_path: Path):
     config = values("two", checkpoint={"every_microbatches": 4}, run_dir=str(tmp_path / "run"))

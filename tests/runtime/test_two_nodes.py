@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from clusters import Cluster, started_cluster
+from further import further
 from ray.util import get_node_ip_address
 
 from distblock import BlockTrainer
@@ -49,8 +50,7 @@ def weights_alone(folder: Path, **changes: Any) -> list[str]:
     return [stage["weights_sha256"] for stage in metrics["stages"]]
 
 
-@pytest.mark.further
-@pytest.mark.parametrize("inputs", ["cache", "frozen"])
+@pytest.mark.parametrize("inputs", ["cache", further("frozen")])
 def test_the_wavefront_on_two_nodes(two_nodes: Cluster, tmp_path: Path, inputs: str):
     # Ray gives a head at 127.0.0.1 the machine's own address.
     nodes = ["127.0.0.2", get_node_ip_address(), "127.0.0.2"]

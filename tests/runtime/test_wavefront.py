@@ -63,7 +63,6 @@ def test_digits_with_everything_on(tmp_path: Path):
     assert wave["inputs"] == alone["inputs"] == "frozen"
 
 
-@pytest.mark.further
 def test_unequal_epochs_on_fewer_workers(tmp_path: Path):
     check({**DIGITS, "resources": {"workers": 2}}, tmp_path, laps=2, extra_epochs=1, epochs=1)
 
