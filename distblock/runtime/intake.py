@@ -65,17 +65,20 @@ class Arrived:
     fetched_s: float
     decoded_s: float
 
-    def arrivals(self, fetched: Fetched, *, idle_since_s: float, in_turn_s: float) -> tuple[Arrival, ...]:
+    def arrivals(
+        self, fetched: Fetched, *, idle_since_s: float, idle_s: float, in_turn_s: float
+    ) -> tuple[Arrival, ...]:
         """The receiver's side of one of its microbatches' hops; what the parcel took is shared out evenly.
 
         Args:
             fetched: the microbatch.
-            idle_since_s: since when the worker has had nothing to compute, when it began the parcel.
+            idle_since_s: since when the worker has had nothing fresh to compute, when it began the parcel.
+            idle_s: how long it has idled since then: it may have trained on kept inputs again.
             in_turn_s: of its decoding, what took its turn among what is computed.
         """
         share = 1 / len(self.microbatches)
         hops = max(1, fetched.num_hops)
-        exposed_s = share * exposed(self.asked_s, self.decoded_s, idle_since_s=idle_since_s)
+        exposed_s = share * min(idle_s, exposed(self.asked_s, self.decoded_s, idle_since_s=idle_since_s))
         arrival = Arrival(
             edge=fetched.first,
             fetch_s=(share * (self.fetched_s - self.asked_s) + fetched.fetch_s) / hops,

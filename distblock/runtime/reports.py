@@ -31,6 +31,11 @@ class Computed:
     finished_s: float
     idle_since_s: float
 
+    @property
+    def idle_s(self) -> float:
+        """Seconds for which the worker had nothing to compute before it."""
+        return max(0.0, self.started_s - self.idle_since_s - self.reused.seconds)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Done:
@@ -67,12 +72,17 @@ class Reporter:
         """Of each microbatch; what storing the parcel took is shared out evenly."""
         if not self._records:
             return tuple(self._report(item, each.computed) for item, each in zip(parcel.items, done, strict=True))
-        idle_since_s = done[0].computed.idle_since_s
+        first = done[0].computed
         return tuple(
             self._recorded(
                 item,
                 each,
-                arrivals=arrived.arrivals(each.fetched, idle_since_s=idle_since_s, in_turn_s=each.computed.decode_s),
+                arrivals=arrived.arrivals(
+                    each.fetched,
+                    idle_since_s=first.idle_since_s,
+                    idle_s=first.idle_s,
+                    in_turn_s=each.computed.decode_s,
+                ),
                 put_s=put_s / len(done),
                 passage=self._passage(arrived, each, stored_s=stored_s),
             )
@@ -107,7 +117,7 @@ class Reporter:
             departures=departures,
             started_s=self._epoch_s + computed.started_s,
             finished_s=self._epoch_s + computed.finished_s,
-            idle_s=max(0.0, computed.started_s - computed.idle_since_s - computed.reused.seconds),
+            idle_s=computed.idle_s,
             reused=computed.reused.numbers,
             reuse_s=computed.reused.seconds,
             peak_memory_bytes=self._host.peak_memory_bytes(),
