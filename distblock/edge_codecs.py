@@ -63,9 +63,18 @@ def choose(offered: Sequence[Codec], costs: Mapping[Codec, CodecProfile], bytes_
     return min(offered, key=lambda codec: _seconds(costs[codec], bytes_per_s))
 
 
-def short_of_room(prepared: Prepared) -> Iterator[str]:
-    """In words, of each edge whose codec keeps samples and has no room for all of them."""
+def against_keeping(prepared: Prepared) -> Iterator[str]:
+    """In words, what speaks against codecs that keep samples, on the edges that have them: images that are never the
+    same, and no room for all samples."""
     channel, num_train = prepared.config.channel, prepared.plan.num_train
+    augment = prepared.config.data.augment
+    keeping = {edge for edge in range(1, len(prepared.blueprint.entering)) if channel.codec_of(edge) in KEEPING}
+    if augment and keeping:
+        codecs = " and ".join(sorted({channel.codec_of(edge) for edge in keeping}))
+        yield (
+            f"{codecs}: differences to a sample's last activation, but data.augment ({', '.join(augment)}) makes each"
+            " image another one, so they are as large as activations; int8 or int4 lose less in as many bytes"
+        )
     for edge, shapes in enumerate(prepared.blueprint.entering):
         codec, sample_bytes = channel.codec_of(edge), kept_sample_bytes(shapes)
         count = channel.codec_cache_bytes // sample_bytes

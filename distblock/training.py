@@ -112,7 +112,7 @@ class Training:
                 prepared = self._with_codecs(prepared, job)
                 job = self._job(prepared)
             self.config = prepared.config
-            for line in edge_codecs.short_of_room(prepared):
+            for line in edge_codecs.against_keeping(prepared):
                 self._console.print(line)
             return self._train(prepared, job, stack, is_resumed=is_resumed)
 

@@ -10,7 +10,7 @@ import pytest
 
 from distblock import BlockTrainer, edge_codecs
 from distblock.config import Codec, make_config
-from distblock.edge_codecs import choose, settled, short_of_room
+from distblock.edge_codecs import against_keeping, choose, settled
 from distblock.errors import InputError
 from distblock.planning.profile import CodecProfile
 from distblock.preparation import Prepared, prepare
@@ -58,11 +58,21 @@ def test_codecs_that_keep_samples_say_how_many_they_have_no_room_for():
     # A sample of digits' 8 x 8 images is 16 x 8 x 8 values behind the first stage, and 32 x 4 x 4 behind the second.
     channel = {"codec": "diff4", "edge_codecs": {"1": "vq"}, "codec_cache_bytes": 2 * 512 * 1000}
     found = prepare(make_config({"model": model, "channel": channel}))
-    [said] = short_of_room(found)
+    [said] = against_keeping(found)
     assert said.startswith("edge 1->2: diff4 keeps 1,000 of 1,294 samples at each end")
     assert said.endswith(f"{2 * 512 * 1294} would keep all")
     larger = {**channel, "codec_cache_bytes": 2 * 512 * 1294}
-    assert list(short_of_room(prepare(make_config({"model": model, "channel": larger})))) == []
+    assert list(against_keeping(prepare(make_config({"model": model, "channel": larger})))) == []
+
+
+def test_differences_of_augmented_images_are_spoken_against():
+    values = {"model": {"name": "resnet8", "stages": 3}, "data": {"augment": ["crop"]}}
+    [said] = against_keeping(
+        prepare(make_config({**values, "channel": {"codec": "diff4", "edge_codecs": {"1": "vq"}}}))
+    )
+    assert said.startswith("diff4: differences to a sample's last activation, but data.augment (crop) makes each")
+    # What follows the activations by a codebook keeps no samples.
+    assert list(against_keeping(prepare(make_config({**values, "channel": {"codec": "vq"}})))) == []
 
 
 def test_a_line_without_a_rate_is_no_reason_for_a_codec(prepared: Prepared, monkeypatch: pytest.MonkeyPatch):
