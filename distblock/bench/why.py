@@ -226,7 +226,7 @@ def _with(options: Options, planted: Planted, without_s: float) -> Trial:
     trial = Trial(planted=planted, verdict=measure(options, planted), without_s=without_s)
     first = next(iter(trial.verdict.causes), None)
     # Where another cause is found first, there is nothing to confirm but that nothing is planted.
-    if planted != "stage" or first is None or first.beyond_s is None:
+    if planted != "stage" or first is None or first.place != 2 or first.beyond_s is None:
         return trial
     made = measure(options, None, last_s=max(0.0, SLOW_STAGE_S - first.beyond_s))
     return replace(trial, made_s=made.measured_s)

@@ -136,9 +136,9 @@ def check_ownership(blocks: Sequence[Block]) -> None:
 
 
 def _run_module(module: nn.Module, features: Features) -> tuple[Features, list[Tensor]]:
-    # An isinstance of the protocol takes as long as a small convolution.
-    own: HandsOutResiduals | None = module if hasattr(module, "forward_with_residuals") else None  # type: ignore[assignment]
-    if own is not None:
+    # An isinstance of `HandsOutResiduals` takes as long as a small convolution.
+    if hasattr(module, "forward_with_residuals"):
+        own: Any = module
         return own.forward_with_residuals(features)
     if type(module) is nn.Sequential:
         return run_blocks(
