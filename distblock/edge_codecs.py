@@ -68,17 +68,18 @@ def against_keeping(prepared: Prepared) -> Iterator[str]:
     same, and no room for all samples."""
     channel, num_train = prepared.config.channel, prepared.plan.num_train
     augment = prepared.config.data.augment
-    keeping = {edge for edge in range(1, len(prepared.blueprint.entering)) if channel.codec_of(edge) in KEEPING}
+    codecs = {edge: channel.codec_of(edge) for edge in range(len(prepared.blueprint.entering))}
+    keeping = {edge: codec for edge, codec in codecs.items() if codec in KEEPING}
     if augment and keeping:
-        codecs = " and ".join(sorted({channel.codec_of(edge) for edge in keeping}))
+        named = " and ".join(sorted(set(keeping.values())))
         yield (
-            f"{codecs}: differences to a sample's last activation, but data.augment ({', '.join(augment)}) makes each"
+            f"{named}: differences to a sample's last activation, but data.augment ({', '.join(augment)}) makes each"
             " image another one, so they are as large as activations; int8 or int4 lose less in as many bytes"
         )
-    for edge, shapes in enumerate(prepared.blueprint.entering):
-        codec, sample_bytes = channel.codec_of(edge), kept_sample_bytes(shapes)
+    for edge, codec in keeping.items():
+        sample_bytes = kept_sample_bytes(prepared.blueprint.entering[edge])
         count = channel.codec_cache_bytes // sample_bytes
-        if codec in KEEPING and count < num_train:
+        if count < num_train:
             yield (
                 f"edge {edge_name(edge)}: {codec} keeps {count:,} of {num_train:,} samples at each end"
                 f" (channel.codec_cache_bytes {channel.codec_cache_bytes}); the others cross as at their first time."

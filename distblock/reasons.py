@@ -43,12 +43,11 @@ def why(directory: RunDirectory, *, as_json: bool = False) -> str:
     if directory.exists(STATUS) and not directory.exists(SUMMARY):
         recent = directory.read(RECENT) if directory.exists(RECENT) else None
         return _told(directory.read_json(STATUS), recent, as_json=as_json)
-    if directory.exists(SUMMARY):
-        summary = directory.read_json(SUMMARY)
-        is_told = summary["regime"] in ONE_STREAM and summary["executor"] != "local"
-        if not is_told and summary["data_edge"] is not None:
-            return _times(summary, as_json=as_json)
-    verdict = judge_run(directory)
+    summary = _summary(directory)
+    is_told = summary["regime"] in ONE_STREAM and summary["executor"] != "local"
+    if not is_told and summary["data_edge"] is not None:
+        return _times(summary, as_json=as_json)
+    verdict = _judge_finished(directory, summary)
     return json.dumps(_as_json(verdict), indent=2) if as_json else "\n".join(sentences(verdict))
 
 
@@ -126,8 +125,17 @@ def _as_json(verdict: Verdict) -> dict[str, Any]:
 
 def judge_run(directory: RunDirectory) -> Verdict:
     """The verdict on a finished run; as for `why`."""
-    check_finished(directory, SUMMARY, TIMELINE, verb="why")
-    config, summary = directory.read_config(), directory.read_json(SUMMARY)
+    return _judge_finished(directory, _summary(directory))
+
+
+def _summary(directory: RunDirectory) -> dict[str, Any]:
+    check_finished(directory, SUMMARY, verb="why")
+    return directory.read_json(SUMMARY)
+
+
+def _judge_finished(directory: RunDirectory, summary: Mapping[str, Any]) -> Verdict:
+    check_finished(directory, TIMELINE, verb="why")
+    config = directory.read_config()
     return judge_recording(recorded(directory.read_table(TIMELINE), config, summary), config, summary)
 
 

@@ -166,27 +166,22 @@ class _Judge:
     def _workers(self) -> list[Cause]:
         if len(self._places) < 2:
             return []
-        typical_s = {place: sum(call.compute_s for call in self._typical(place).values()) for place in self._places}
+        typical = {place: self._typical(place) for place in self._places}
+        typical_s = {place: sum(call.compute_s for call in calls.values()) for place, calls in typical.items()}
         *_, following, slowest = sorted(self._places, key=typical_s.__getitem__)
         share = typical_s[following] / typical_s[slowest]
+        parcels = self._recording.parcels
+        some = next((parcel for parcel in parcels if parcel.purpose == "train"), parcels[0])
+        slow_s, next_s = (typical[place][some.number].compute_s / len(some.items) for place in (slowest, following))
         return [
             Cause(
                 kind="worker",
                 where=self._worker(slowest),
                 place=slowest,
                 seconds=self._saved_s(_computing(slowest, share)),
-                beyond_s=self._each_s(slowest) - self._each_s(following),
+                beyond_s=slow_s - next_s,
             )
         ]
-
-    def _each_s(self, place: int) -> float:
-        """Of computing a microbatch, the median: of those to train on, if there are any."""
-        parcels = [parcel for parcel in self._recording.parcels if parcel.purpose == "train"]
-        each_s = [
-            self._calls[place, parcel.number].compute_s / len(parcel.items)
-            for parcel in parcels or self._recording.parcels
-        ]
-        return statistics.median(each_s)
 
     def _stops(self) -> list[Cause]:
         """Each with all the calls that it shows in; afterwards these are as others are."""
