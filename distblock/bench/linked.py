@@ -19,7 +19,6 @@ from distblock.bench.rivals.launch import Start
 from distblock.bench.standings import Round, our_name
 from distblock.bench.workers import Rates, Settings, measure_apart
 from distblock.errors import InputError, RunFailedError
-from distblock.learning.memory import KEEP_MEMORY
 
 if TYPE_CHECKING:
     from cluster.hosts import Hosts
@@ -131,8 +130,7 @@ def _name(link: Link) -> str:
 
 def _distblock(fleet: Hosts, settings: Settings) -> Rates:
     there = replace(settings, alone=False, address=fleet.address, cpus_per_worker=CPUS_PER_WORKER)
-    environment = {**fleet.environment(0), **KEEP_MEMORY}
-    options = {"env": environment, "cwd": CHECKOUT, "timeout_s": LIMIT_S, "text": True}
+    options = {"env": fleet.environment(0), "cwd": CHECKOUT, "timeout_s": LIMIT_S, "text": True}
     rates = measure_apart("workers", there, run=fleet.run, **options)
     data, *workers = rates.nodes
     if data != workers[0] or len(set(workers)) < len(workers):

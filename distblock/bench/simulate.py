@@ -21,6 +21,7 @@ from distblock.bench.pictures import Bars
 from distblock.bench.workers import training_items
 from distblock.config import Config, make_config
 from distblock.errors import InputError
+from distblock.learning.memory import jemalloc_here
 from distblock.messages import DataReport, Handling, WorkerReport
 from distblock.metrics.observer import Silent
 from distblock.metrics.timeline import Timeline
@@ -131,7 +132,7 @@ def _run(prepared: Prepared, sleeps_s: Sequence[float], microbatches: int) -> li
     with (
         joined(prepared.config, needed),
         placed(needed, strategy="PACK", note=print) as group,
-        crew(job, group) as people,
+        crew(job, group, jemalloc=jemalloc_here()) as people,
     ):
         driver.carry_out(job, people, AllAtOnce(lambda _: training_items(prepared, microbatches)), watch, note=print)
     return watch.timeline.table().to_pylist()

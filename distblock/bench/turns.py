@@ -20,6 +20,7 @@ from torch.utils.data import TensorDataset
 from distblock.bench.workers import training_items
 from distblock.config import make_config
 from distblock.learning.blueprint import Build
+from distblock.learning.memory import jemalloc_here
 from distblock.messages import DataReport, Handling, WorkerReport
 from distblock.preparation import Prepared, make_job, prepare
 from distblock.report.monitor import Monitor
@@ -145,7 +146,9 @@ def _ready(workload: Workload, sides: Mapping[str, Mapping[str, Any]]) -> Iterat
             prepared = prepare(config, model=workload.build, dataset=workload.dataset)
             job = make_job(prepared, run="bench", model=workload.build, dataset=workload.dataset)
             group = stack.enter_context(placed([{"CPU": 1.0}] * (workload.workers + 1), strategy="PACK", note=print))
-            ready[name] = Side(prepared=prepared, job=job, people=stack.enter_context(crew(job, group)))
+            ready[name] = Side(
+                prepared=prepared, job=job, people=stack.enter_context(crew(job, group, jemalloc=jemalloc_here()))
+            )
         yield ready
 
 

@@ -38,6 +38,7 @@ from distblock.bench.pictures import Bars
 from distblock.bench.workers import training_items
 from distblock.config import make_config
 from distblock.errors import InputError, RunFailedError
+from distblock.learning.memory import jemalloc_here
 from distblock.messages import DataReport, Handling, WorkerReport
 from distblock.metrics.observer import Silent
 from distblock.metrics.timeline import Timeline
@@ -260,7 +261,11 @@ def measure(options: Options, planted: Planted | None, *, last_s: float = STAGE_
     busy_s = BUSY_DRIVER_S if planted == "driver" else 0.0
     watch = _Watch(busy_s, well_under_way=options.warmup + options.microbatches // 4)
     needed = [{"CPU": 1.0}] * 3
-    with joined(config, needed), placed(needed, strategy="PACK", note=print) as group, crew(job, group) as people:
+    with (
+        joined(config, needed),
+        placed(needed, strategy="PACK", note=print) as group,
+        crew(job, group, jemalloc=jemalloc_here()) as people,
+    ):
         course = AllAtOnce(lambda _: training_items(prepared, num_microbatches))
         stopping = partial(_stopping, people.workers[1].actors[0], watch.is_well_under_way)
         with stopping() if planted == "stop" else nullcontext():

@@ -21,7 +21,7 @@ from distblock import local
 from distblock.config import make_config
 from distblock.errors import RunFailedError
 from distblock.learning.host import HostSpec
-from distblock.learning.memory import KEEP_MEMORY
+from distblock.learning.memory import jemalloc_here, keeping_memory
 from distblock.messages import Item, WorkerReport
 from distblock.metrics.observer import Silent
 from distblock.preparation import Prepared, make_job, prepare
@@ -204,7 +204,9 @@ def measure_apart(kind: Kind, settings: Settings, *, run: Callable[..., Any] = s
         RunFailedError: it failed; the message has its last words.
     """
     command = [sys.executable, "-m", "distblock.bench.apart", kind, json.dumps(asdict(settings))]
-    options = {"env": {**os.environ, **KEEP_MEMORY}, "capture_output": True, "text": True, **options}
+    # Workers are given theirs.
+    keeping = keeping_memory(jemalloc_here()) if kind == "plain-loop" else {}
+    options = {"env": {**os.environ, **keeping}, "capture_output": True, "text": True, **options}
     try:
         done = run(command, **options)
     except subprocess.TimeoutExpired as error:

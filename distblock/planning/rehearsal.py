@@ -22,7 +22,7 @@ from distblock.config import Config
 from distblock.errors import PeerLostError, RunFailedError
 from distblock.learning.blueprint import Build, Problem, draw_blueprint
 from distblock.learning.host import HostSpec
-from distblock.learning.memory import KEEP_MEMORY
+from distblock.learning.memory import jemalloc_here, keeping_memory
 from distblock.learning.replicas import PeersGoneError
 from distblock.planning.layout import Rehearsed
 from distblock.planning.processes import ended_is_told
@@ -124,7 +124,7 @@ def _together(tasks: Sequence[Task]) -> list[Rehearsed]:
         ready=context.Barrier(len(tasks)), addresses={task.stage: context.SimpleQueue() for task in tasks}
     )
     with (
-        _environment(KEEP_MEMORY),
+        _environment(keeping_memory(jemalloc_here())),
         ProcessPoolExecutor(
             len(tasks),
             mp_context=context,

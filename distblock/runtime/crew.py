@@ -20,7 +20,7 @@ from distblock.config import Config
 from distblock.data.dataset import DataInfo
 from distblock.errors import AttemptLostError, DistblockError, PreemptedError, WorkerLostError
 from distblock.learning.host import HostSpec
-from distblock.learning.memory import KEEP_MEMORY
+from distblock.learning.memory import keeping_memory
 from distblock.learning.stage import arrays_sha256
 from distblock.runtime.caches import CacheSource
 from distblock.runtime.faults import Fault, Strikes, planned
@@ -79,6 +79,7 @@ class Crew:
     Args:
         job: the run.
         group: its placement group: a bundle a worker, or a bundle a row of them, then a bundle a data worker.
+        jemalloc: where all its nodes have it; None: not all do.
 
     Attributes:
         workers, feeders: the seats.
@@ -86,9 +87,10 @@ class Crew:
         nodes: the cluster's nodes.
     """
 
-    def __init__(self, job: Job, group: PlacementGroup) -> None:
+    def __init__(self, job: Job, group: PlacementGroup, *, jemalloc: str | None) -> None:
         self._job = job
         self._group = group
+        self._jemalloc = jemalloc
         config = job.hosts[0].config
         self._num_bundles = group.bundle_count - config.data.workers
         self._rows = rows(range(self._num_bundles), length=len(job.hosts), count=config.replicas)
@@ -154,7 +156,15 @@ class Crew:
         """A worker's processes: one, or all its replicas, which have to find each other."""
         spec = self._job.hosts[index]
         actors = [
-            start_worker(spec, index, self._group, bundle=row[index], beginning=beginning, replica=replica)
+            start_worker(
+                spec,
+                index,
+                self._group,
+                bundle=row[index],
+                beginning=beginning,
+                replica=replica,
+                jemalloc=self._jemalloc,
+            )
             for replica, row in enumerate(self._rows)
         ]
         if len(actors) > 1:
@@ -224,9 +234,9 @@ class Crew:
 
 
 @contextmanager
-def crew(job: Job, group: PlacementGroup) -> Iterator[Crew]:
+def crew(job: Job, group: PlacementGroup, *, jemalloc: str | None) -> Iterator[Crew]:
     """A crew that is ready; none of its processes is left when the block ends."""
-    people = Crew(job, group)
+    people = Crew(job, group, jemalloc=jemalloc)
     keeps_caches = False
     try:
         people.await_ready()
@@ -246,12 +256,15 @@ def start_worker(
     bundle: int,
     beginning: Beginning | None = None,
     replica: int = 0,
+    jemalloc: str | None = None,
 ) -> Actor:
     """A StageWorker in a bundle of the group, not yet ready."""
     config = spec.config
+    # On a GPU little of what is allocated is the process's own.
+    environment = dict(keeping_memory(None if config.resources.gpus_per_worker else jemalloc))
     options = _options(group, bundle, cpus=config.resources.cpus_per_worker, gpus=config.resources.gpus_per_worker)
     threads = {"max_concurrency": num_threads(config)}
-    worker = ray.remote(StageWorker).options(**options, **threads, runtime_env={"env_vars": KEEP_MEMORY})
+    worker = ray.remote(StageWorker).options(**options, **threads, runtime_env={"env_vars": environment})
     return worker.remote(spec, index, beginning or Beginning(), replica)
 
 

@@ -65,7 +65,7 @@ def survey(job: Job, *, note: Callable[[str], None]) -> tuple[Line, ...]:
         return ()
     try:
         with _on_cluster(job, may_wait=False, note=note) as group:
-            return preflight(job, group, note=lambda _: None)
+            return preflight(job, group, note=lambda _: None).lines
     except AttemptLostError as lost:
         raise WorkerLostError(f"channel.codec auto: {lost} while lines were measured; start the run again") from lost
 
@@ -113,12 +113,12 @@ def execute(
     with ExitStack() as stack:
         may_wait = failures is not None and failures.count > 0
         group = stack.enter_context(_on_cluster(job, may_wait=may_wait, note=note))
-        lines = preflight(job, group, note=note)
-        observer.set_lines(lines)
-        people = stack.enter_context(crew(job, group))
+        seen = preflight(job, group, note=note)
+        observer.set_lines(seen.lines)
+        people = stack.enter_context(crew(job, group, jemalloc=seen.jemalloc))
         observer.set_memcpy(people.memcpy_bytes_per_s)
         course.miss(people.missing(course.unread))
-        return carry_out(job, people, course, observer, note=note, saver=saver, failures=failures, lines=lines)
+        return carry_out(job, people, course, observer, note=note, saver=saver, failures=failures, lines=seen.lines)
 
 
 def carry_out(

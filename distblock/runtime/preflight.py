@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import ray
 from ray.exceptions import GetTimeoutError
@@ -17,6 +18,7 @@ from ray.util.placement_group import PlacementGroup
 
 from distblock.config import DataConfig
 from distblock.data.listing import list_files
+from distblock.learning.memory import jemalloc_here
 from distblock.messages import Line
 from distblock.runtime.crew import Job
 from distblock.runtime.interfaces import Interface
@@ -40,16 +42,26 @@ ANSWER_S = CONNECT_S + 2 * TRANSFER_S + 10.0
 Note = Callable[[str], None]
 
 
-def preflight(job: Job, group: PlacementGroup, *, note: Note) -> tuple[Line, ...]:
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What was found.
+
+    Attributes:
+        lines: one for each edge that lies between two hosts.
+        jemalloc: its path, which is the same on all nodes; None: not all have it.
+    """
+
+    lines: tuple[Line, ...] = ()
+    jemalloc: str | None
+
+
+def preflight(job: Job, group: PlacementGroup, *, note: Note) -> Seen:
     """Let every node of a run prove that it sees storage and data, and measure the lines between them.
 
     Args:
         job: the run.
         group: its placement group: a bundle a worker, or a row of them, then a bundle a data worker.
         note: is told what each line carries, and whom is waited for.
-
-    Returns:
-        A line for each edge that lies between two hosts.
 
     Raises:
         InputError: a node does not see the storage, or the data.
@@ -59,7 +71,7 @@ def preflight(job: Job, group: PlacementGroup, *, note: Note) -> tuple[Line, ...
     nodes = nodes_of(group)
     here = ray.get_runtime_context().get_node_id()
     if all(node.node_id == here for node in nodes):
-        return ()
+        return Seen(jemalloc=jemalloc_here())
     num_feeders = job.hosts[0].config.data.workers
     workers, feeders = nodes[:-num_feeders], nodes[-num_feeders:]
     with Scouts(nodes, note=note) as scouts:
@@ -68,7 +80,8 @@ def preflight(job: Job, group: PlacementGroup, *, note: Note) -> tuple[Line, ...
         if job.dataset is None:
             _prove_data(job.hosts[0].config.data, scouts, feeders)
         placed = rows(workers, length=len(job.hosts), count=job.hosts[0].config.replicas)
-        return _measure(crossings([spec.stages.start for spec in job.hosts], placed, feeders), scouts, note=note)
+        crossed = crossings([spec.stages.start for spec in job.hosts], placed, feeders)
+        return Seen(lines=_measure(crossed, scouts, note=note), jemalloc=_jemalloc(scouts))
 
 
 def _prove_storage(storage: Storage, scouts: Scouts, *, note: Note) -> None:
@@ -94,6 +107,16 @@ def _prove_data(config: DataConfig, scouts: Scouts, nodes: Sequence[Node]) -> No
         refusal = data_refusal(expected, got, node=str(node), driver=_here())
         if refusal is not None:
             raise refusal
+
+
+def _jemalloc(scouts: Scouts) -> str | None:
+    path = jemalloc_here()
+    if path is None:
+        return None
+    answers = scouts.ask(
+        scouts.nodes, lambda scout: scout.sees_file.remote(path), what="the allocator", limit_s=STORAGE_S
+    )
+    return path if all(answer is True for answer in answers.values()) else None
 
 
 def _measure(crossed: Mapping[int, Sequence[Pair]], scouts: Scouts, *, note: Note) -> tuple[Line, ...]:

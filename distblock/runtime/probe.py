@@ -9,6 +9,7 @@ from distblock.codecs.cast import encode
 from distblock.codecs.payload import Payload
 from distblock.codecs.staging import Staging
 from distblock.learning.host import HostSpec
+from distblock.learning.memory import jemalloc_here
 from distblock.messages import Item, Parcel, WorkerReport
 from distblock.runtime.cluster import joined, placed
 from distblock.runtime.crew import start_worker
@@ -30,7 +31,7 @@ def run_alone(spec: HostSpec, items: list[Item]) -> list[WorkerReport]:
     """
     needed = bundles(spec.config, num_workers=1)[:1]
     with joined(spec.config, needed), placed(needed, strategy="PACK", note=print) as group:
-        worker = start_worker(spec, 0, group, bundle=0)
+        worker = start_worker(spec, 0, group, bundle=0, jemalloc=jemalloc_here())
         try:
             ray.get(worker.ready.remote())
             reports, pending = [], []

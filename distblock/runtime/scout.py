@@ -7,6 +7,7 @@ missing. A scout imports little, takes no CPU from Ray, and is gone before the f
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from distblock.config import DataConfig
 from distblock.data.listing import Listing, list_files
@@ -34,6 +35,10 @@ class Scout:
     def __init__(self, address: str) -> None:
         self._address = address
         self._receiver: Receiver | None = None
+
+    def sees_file(self, path: str) -> bool:
+        """Whether it is there."""
+        return Path(path).exists()
 
     def see_storage(self, pickled: bytes, expected: Token) -> str | None:
         """What is there instead of what the driver has written, in words; None: it is there."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from distblock.bench.rivals.trials import Outcome, Task, Trial, write_task
-from distblock.learning.memory import KEEP_MEMORY
+from distblock.learning.memory import jemalloc_here, keeping_memory
 
 LIMIT_S = 600.0
 """Seconds that processes have for all their trials."""
@@ -44,7 +44,7 @@ def run_trials(task: Task, trials: Sequence[Trial], *, start: Start = start_here
         write_task(folder, task, trials)
         ranks = range(trials[0].processes)
         # One thread a process unless it says otherwise, and memory kept as distblock's workers keep it.
-        environment = {"OMP_NUM_THREADS": str(trials[0].threads), **KEEP_MEMORY}
+        environment = {"OMP_NUM_THREADS": str(trials[0].threads), **keeping_memory(jemalloc_here())}
         processes = []
         try:
             for rank in ranks:
