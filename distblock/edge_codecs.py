@@ -15,16 +15,13 @@ from typing import Literal
 import torch
 
 from distblock.codecs.edge import kept_sample_bytes
-from distblock.config import ChannelConfig, Codec, Config
+from distblock.config import Codec, Config
 from distblock.learning.blueprint import Build, draw_blueprint
 from distblock.metrics.hops import edge_name
 from distblock.planning.inputs import entering
 from distblock.planning.profile import CodecProfile, measure_codec
 from distblock.preparation import Prepared
 from distblock.runtime.lines import bit_rate
-
-KEEPING = tuple(codec for codec in ChannelConfig.REMEMBERING if codec != "vq")
-"""Codecs that keep samples; vector quantisation keeps a codebook."""
 
 
 def settled(
@@ -69,7 +66,7 @@ def against_keeping(prepared: Prepared) -> Iterator[str]:
     channel, num_train = prepared.config.channel, prepared.plan.num_train
     augment = prepared.config.data.augment
     codecs = {edge: channel.codec_of(edge) for edge in range(len(prepared.blueprint.entering))}
-    keeping = {edge: codec for edge, codec in codecs.items() if codec in KEEPING}
+    keeping = {edge: codec for edge, codec in codecs.items() if codec in channel.KEEPING}
     if augment and keeping:
         named = " and ".join(sorted(set(keeping.values())))
         yield (

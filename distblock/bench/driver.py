@@ -142,7 +142,7 @@ def measure(options: Options) -> dict[int, list[Cost]]:
         crews: dict[int, Crew] = {}
         for number, job in jobs.items():
             group = stack.enter_context(placed(needed[number], strategy="PACK", note=print))
-            crews[number] = IdleCrew(job, group)
+            crews[number] = IdleCrew(job, group, jemalloc=None)
             stack.callback(crews[number].close)
             crews[number].await_ready()
         for _ in range(options.rounds + 1):

@@ -38,6 +38,8 @@ class ChannelConfig(Section):
 
     CASTS: ClassVar[tuple[Codec, ...]] = ("fp32", "fp16", "bf16")
     REMEMBERING: ClassVar[tuple[Codec, ...]] = ("topk", "vq", "diff8", "diff4", "diff2")
+    KEEPING: ClassVar[tuple[Codec, ...]] = ("topk", "diff8", "diff4", "diff2")
+    """Of those, the ones that keep samples; vq keeps a codebook."""
 
     codec: Codec | Literal["auto"] = "fp32"
     """how activations cross every edge: fp32 as they are; fp16, bf16 cast; fp8, int8, int4 scaled by channel; topk the

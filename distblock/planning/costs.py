@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from distblock.config import Codec
+from distblock.config import ChannelConfig, Codec
 from distblock.planning.layout import Piece, Plan, Rehearsed, Seat, Surroundings
 from distblock.planning.profile import Profile
 
 IN_FLIGHT = 4
-"""Outputs that a worker has in memory while they cross."""
+"""Calls whose inputs a worker has decoded ahead, unless their codec has to see them in order."""
 
-ALLOCATED = 1.7
-"""Memory that a step takes for a byte that it keeps: convolutions' own, and what an allocator leaves between tensors.
-ResNet-8 and ResNet-20, batches of 32 to 256, by the growth of workers' processes on a CPU."""
+ALLOCATED = 1.0
+"""Memory that a step takes for a byte that it keeps, with what jemalloc leaves between tensors: 0.9 to 1.1 by trials of
+ResNet-8, -20 and -32, batches of 64 to 256, on a CPU. With glibc it was 1.7."""
 
 
 class Costs:
@@ -85,7 +85,8 @@ class Costs:
             compute_s=share * compute_s / seat.speed + around.call_s,
             link_s=share * wire / rate,
             wire_bytes=wire,
-            memory_bytes=self._memory_bytes(blocks, leaving) + self._decoded_bytes(blocks, codec),
+            memory_bytes=self._memory_bytes(blocks, leaving) + self._entering_bytes(blocks, codec),
+            kept_bytes=self._kept_samples_bytes(blocks, codec),
         )
 
     def step_s(self, blocks: range) -> float:
@@ -97,6 +98,7 @@ class Costs:
     def plan(self, pieces: Sequence[Piece]) -> Plan:
         """Of these parts, one a worker."""
         around = self._around
+        pieces = _with_sent(pieces)
         paces = {
             f"worker {place}, blocks {piece.blocks.start} to {piece.blocks.stop - 1}": piece.compute_s
             for place, piece in enumerate(pieces)
@@ -108,7 +110,7 @@ class Costs:
         }
         slowest = max(paces, key=paces.__getitem__)
         return Plan(
-            pieces=tuple(pieces),
+            pieces=pieces,
             pace_s=paces[slowest],
             slowest=slowest,
             num_samples=self._profile.num_samples,
@@ -142,7 +144,7 @@ class Costs:
         return replace(
             piece,
             compute_s=piece.compute_s + (step_s - summed_s) / piece.seat.speed,
-            memory_bytes=self.base_bytes + memory_bytes + self._decoded_bytes(piece.blocks, piece.codec),
+            memory_bytes=self.base_bytes + memory_bytes + self._entering_bytes(piece.blocks, piece.codec),
         )
 
     def _with_codecs(self, offered: Sequence[Sequence[Piece]]) -> Plan:
@@ -164,11 +166,21 @@ class Costs:
         """Of a worker's process without stages."""
         return self._around.base_bytes
 
-    def _decoded_bytes(self, blocks: range, codec: Codec) -> float:
-        """What enters lies in the object store, but what a codec makes of it does not."""
+    def _entering_bytes(self, blocks: range, codec: Codec) -> float:
+        """What enters lies in the object store, but what a codec makes of it does not; and what the codec keeps."""
         if codec == "fp32":
             return 0.0
-        return IN_FLIGHT * self._profile.blocks[blocks.start - 1].leaving_bytes / self._replicas
+        waiting = 1 if codec in ChannelConfig.REMEMBERING else IN_FLIGHT * self._around.per_call
+        decoded = waiting * self._profile.blocks[blocks.start - 1].leaving_bytes / self._replicas
+        return decoded + self._kept_samples_bytes(blocks, codec)
+
+    def _kept_samples_bytes(self, blocks: range, codec: Codec) -> float:
+        if codec not in ChannelConfig.KEEPING:
+            return 0.0
+        own = self._profile.blocks[blocks.start - 1].leaving_bytes
+        # They are kept as float16.
+        whole = self._around.num_train * own / self._profile.num_samples / 2
+        return min(self._around.codec_cache_bytes, whole / self._replicas)
 
     def _memory_bytes(self, blocks: range, leaving: float) -> float:
         own, last = self._profile.blocks, self._profile.blocks[blocks.stop - 1]
@@ -176,8 +188,17 @@ class Costs:
         kept = self._kept_bytes[blocks.stop] - self._kept_bytes[blocks.start] + last.classifier_saved_bytes
         # In the pass backward the gradients of one block's outputs are there beside what is kept.
         passing = 2 * max(own[block].leaving_bytes for block in blocks)
-        moving = IN_FLIGHT * leaving
+        moving = (1 + self._around.per_call) * leaving
         return self._around.base_bytes + state + (ALLOCATED * (kept + passing) + moving) / self._replicas
+
+
+def _with_sent(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+    """With what each worker keeps of the samples it sends."""
+    sent = [*(piece.kept_bytes for piece in pieces[1:]), 0.0]
+    return tuple(
+        replace(piece, memory_bytes=piece.memory_bytes + kept) if kept else piece
+        for piece, kept in zip(pieces, sent, strict=True)
+    )
 
 
 def cores_s(pieces: Sequence[Piece], around: Surroundings, replicas: int) -> dict[str, float]:

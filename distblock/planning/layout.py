@@ -32,6 +32,8 @@ class Surroundings:
         link_bytes_per_s: between two nodes.
         memcpy_bytes_per_s: within one.
         base_bytes: of a worker's process without stages.
+        per_call: microbatches that go together.
+        num_train, codec_cache_bytes: samples to train on, and what an end of an edge keeps of them at most.
         call_s: processor seconds that a worker and the driver spend on each call, beside computing.
         data_s: processor seconds in which a microbatch is read.
         data_workers: that read at once.
@@ -42,6 +44,9 @@ class Surroundings:
     link_bytes_per_s: float
     memcpy_bytes_per_s: float
     base_bytes: float = 0.0
+    per_call: int = 1
+    num_train: int = 0
+    codec_cache_bytes: float = 0.0
     call_s: float = 0.0
     data_s: float = 0.0
     data_workers: int = 1
@@ -60,6 +65,7 @@ class Piece:
         link_s: in which the link before it carries a microbatch.
         wire_bytes: of a microbatch on that link.
         memory_bytes: that it takes at most.
+        kept_bytes: of them, the samples that its codec keeps, here and once more at the sender.
     """
 
     blocks: range
@@ -69,6 +75,7 @@ class Piece:
     link_s: float
     wire_bytes: float
     memory_bytes: float
+    kept_bytes: float = 0.0
 
     @property
     def memory_share(self) -> float:
@@ -83,7 +90,7 @@ class Rehearsed:
     Attributes:
         step_s: of one of its workers' share of a microbatch: processor seconds on a CPU with one thread, else wall.
         undisturbed_s: the same while nobody else used the machine, as far as there were such steps.
-        memory_bytes: by which its process grew, with as many outputs as are in flight; on a GPU, allocated there.
+        memory_bytes: by which its process grew, with the outputs of a call; on a GPU, allocated there.
     """
 
     step_s: float

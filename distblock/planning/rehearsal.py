@@ -38,6 +38,7 @@ def rehearse(
     *,
     nodes: Sequence[str],
     cores: int,
+    per_call: int = 1,
     build: Build | None = None,
     peers: Callable[..., Peers] | None = None,
 ) -> tuple[Rehearsed, ...]:
@@ -49,6 +50,7 @@ def rehearse(
         nodes: of each stage's worker: those of one node run at the same time.
         cores: of a node; no more run at once: what their taking turns costs depends on who waits for whom, which is
             not so here.
+        per_call: microbatches that go together.
         build: the user's own network.
         peers: makes a process one of a stage's replicas; without it, and where a stage's do not fit on the cores at
             once, nobody exchanges gradients.
@@ -62,7 +64,7 @@ def rehearse(
         peers = None
     else:
         most -= most % config.replicas
-    tasks = _tasks(config, problem, build, peers)
+    tasks = _tasks(config, problem, build, peers, per_call)
     found: dict[int, list[Rehearsed]] = {task.stage: [] for task in tasks}
     for node in dict.fromkeys(nodes):
         own = [task for task in tasks if nodes[task.stage] == node]
@@ -72,7 +74,9 @@ def rehearse(
     return tuple(_mean(found[stage]) for stage in sorted(found))
 
 
-def _tasks(config: Config, problem: Problem, build: Build | None, peers: Callable[..., Peers] | None) -> list[Task]:
+def _tasks(
+    config: Config, problem: Problem, build: Build | None, peers: Callable[..., Peers] | None, per_call: int
+) -> list[Task]:
     """One a stage."""
     # A process computes a share, whoever computes the others.
     alone = config.model_copy(update={"replicas": 1})
@@ -89,7 +93,13 @@ def _tasks(config: Config, problem: Problem, build: Build | None, peers: Callabl
     )
     share = max(1, config.data.train_microbatch // config.replicas)
     return [
-        Task(spec=replace(whole, stages=range(stage, stage + 1)), num_samples=share, peers=peers, count=config.replicas)
+        Task(
+            spec=replace(whole, stages=range(stage, stage + 1)),
+            num_samples=share,
+            peers=peers,
+            count=config.replicas,
+            per_call=per_call,
+        )
         for stage in whole.stages
     ]
 

@@ -19,7 +19,6 @@ from distblock.learning.host import Host, HostSpec
 from distblock.learning.memory import PeakMemory
 from distblock.learning.replicas import PeersGoneError, Replicas
 from distblock.messages import Item
-from distblock.planning.costs import IN_FLIGHT
 from distblock.planning.inputs import entering
 from distblock.planning.layout import Rehearsed
 
@@ -66,6 +65,7 @@ class Task:
         peers: makes it one of those that share the stage; None: nobody does, or they exchange nothing.
         replica: which of them.
         count: how many there are.
+        per_call: microbatches that go together: their outputs wait for the last.
     """
 
     spec: HostSpec
@@ -73,6 +73,7 @@ class Task:
     peers: Callable[..., Peers] | None = None
     replica: int = 0
     count: int = 1
+    per_call: int = 1
 
     @property
     def stage(self) -> int:
@@ -152,7 +153,7 @@ class _Trial:
             torch.cuda.reset_peak_memory_stats(spec.device)
         self._host = Host(spec, clock=time.perf_counter, replicas=self._peers)
         self._labels = torch.zeros(task.num_samples, dtype=torch.int64, device=spec.device)
-        self._leaving: deque[Features] = deque(maxlen=IN_FLIGHT)
+        self._leaving: deque[Features] = deque(maxlen=task.per_call)
 
     def meet(self, meeting: Meeting) -> None:
         """The other replicas, of which the first says where."""

@@ -12,6 +12,7 @@ from distblock.codecs.memcpy import memcpy_bytes_per_s
 from distblock.config import Config
 from distblock.data.dataset import DataSet
 from distblock.errors import RunFailedError
+from distblock.learning.memory import jemalloc_here, keeping_memory
 from distblock.messages import Item
 from distblock.planning.layout import Surroundings
 from distblock.schedule.parcels import parcel_size
@@ -20,9 +21,9 @@ CALL_S = 0.003
 """Processor seconds of a call at the worker and at the driver together, whatever it carries: 1.5 ms each on one core of
 an AMD EPYC, by ``distblock bench driver``."""
 
-CONNECTED_BYTES = 75e6
-"""That a worker's process takes more than what it has imported, once it is one of Ray's: the difference of workers with
-next to no stage, on a CPU, to `_BASE`."""
+CONNECTED_BYTES = 30e6
+"""That a worker's process takes more than what it has imported and what its stages take in a trial, once it is one of
+Ray's: 26 to 34 MB by small stages of ResNets on digits, on a CPU."""
 
 _BASE = """
 import os, psutil, ray, torch
@@ -46,21 +47,26 @@ def look_around(
     """
     size = parcel_size(config, ())
     size.tell(0, step_s)
+    on_gpu = config.resources.gpus_per_worker > 0
     return Surroundings(
         cores=cores or len(os.sched_getaffinity(0)),
         link_bytes_per_s=link_bytes_per_s,
         memcpy_bytes_per_s=memcpy_bytes_per_s(),
-        base_bytes=0.0 if config.resources.gpus_per_worker else _base_bytes() + CONNECTED_BYTES,
+        base_bytes=0.0 if on_gpu else _base_bytes() + CONNECTED_BYTES,
+        per_call=size.count,
+        num_train=data.info.num_train,
+        codec_cache_bytes=config.channel.codec_cache_bytes,
         call_s=CALL_S / size.count,
         data_s=_data_s(config, data),
         data_workers=config.data.workers,
-        threads=0 if config.resources.gpus_per_worker else config.resources.threads_per_worker,
+        threads=0 if on_gpu else config.resources.threads_per_worker,
     )
 
 
 def _base_bytes() -> int:
     """Of a worker's process that hosts nothing yet."""
-    done = subprocess.run([sys.executable, "-c", _BASE], capture_output=True, text=True, check=False)
+    environment = {**os.environ, **keeping_memory(jemalloc_here())}
+    done = subprocess.run([sys.executable, "-c", _BASE], capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise RunFailedError(f"plan: a process to measure did not start: {done.stderr[-300:]}")
     return int(done.stdout.split()[-1])
