@@ -22,6 +22,7 @@ from rich.table import Table
 from distblock.bench.outcome import Outcome, Outputs, conclude, read_options
 from distblock.bench.pictures import Bars
 from distblock.config import make_config
+from distblock.learning.allocator import children_keep_memory
 from distblock.learning.blueprint import Problem, draw_blueprint
 from distblock.learning.host import Host, HostSpec
 from distblock.messages import Item
@@ -86,7 +87,7 @@ def make_outcome(peaks: Mapping[int, Sequence[int]], one_worker: Mapping[int, in
 
 def _alone(options: Options, num_stages: int, stages: tuple[int, ...]) -> int:
     """Bytes of these stages, in a process of their own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with children_keep_memory(), multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(peak_bytes, (options, num_stages, stages))
 
 

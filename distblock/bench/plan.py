@@ -10,6 +10,7 @@ ratios.
 from __future__ import annotations
 
 import math
+import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -176,7 +177,11 @@ def foretelling(settings: Settings, case: Case) -> Callable[[], Plan]:
     nodes = ["a", "b"] if case.rate else ["here"] * case.stages
     bytes_per_s = linked.bytes_per_s(case.rate) if case.rate else math.inf
     seats = tuple(Seat(node=node) for node in nodes)
-    request = Request(config=prepared.config, seats=seats, link_bytes_per_s=bytes_per_s, codecs=(case.codec,))
+    # Hosts that are namespaces share this machine's cores.
+    cores = max(1, len(os.sched_getaffinity(0)) // len(nodes)) if case.rate else None
+    request = Request(
+        config=prepared.config, seats=seats, cores=cores, link_bytes_per_s=bytes_per_s, codecs=(case.codec,)
+    )
     codecs: tuple[Codec, ...] = tuple(dict.fromkeys(("fp32", case.codec)))
     together = min(2, case.stages * case.replicas)
     measured = profile(prepared.config, prepared.problem, codecs=codecs, processes=together)

@@ -21,7 +21,7 @@ from distblock.bench.pictures import Bars
 from distblock.bench.workers import training_items
 from distblock.config import Config, make_config
 from distblock.errors import InputError
-from distblock.learning.memory import jemalloc_here
+from distblock.learning.allocator import jemalloc_here
 from distblock.messages import DataReport, Handling, WorkerReport
 from distblock.metrics.observer import Silent
 from distblock.metrics.timeline import Timeline

@@ -19,8 +19,8 @@ from torch.utils.data import TensorDataset
 
 from distblock.bench.workers import training_items
 from distblock.config import make_config
+from distblock.learning.allocator import jemalloc_here
 from distblock.learning.blueprint import Build
-from distblock.learning.memory import jemalloc_here
 from distblock.messages import DataReport, Handling, WorkerReport
 from distblock.preparation import Prepared, make_job, prepare
 from distblock.report.monitor import Monitor

@@ -20,8 +20,8 @@ from typing import Any, Literal
 from distblock import local
 from distblock.config import make_config
 from distblock.errors import RunFailedError
+from distblock.learning.allocator import jemalloc_here, keeping_memory
 from distblock.learning.host import HostSpec
-from distblock.learning.memory import jemalloc_here, keeping_memory
 from distblock.messages import Item, WorkerReport
 from distblock.metrics.observer import Silent
 from distblock.preparation import Prepared, make_job, prepare

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 
 from distblock.config import ChannelConfig, Codec
 from distblock.planning.layout import Piece, Plan, Rehearsed, Seat, Surroundings
@@ -16,10 +17,6 @@ from distblock.planning.profile import Profile
 
 IN_FLIGHT = 4
 """Calls whose inputs a worker has decoded ahead, unless their codec has to see them in order."""
-
-ALLOCATED = 1.0
-"""Memory that a step takes for a byte that it keeps, with what jemalloc leaves between tensors: 0.9 to 1.1 by trials of
-ResNet-8, -20 and -32, batches of 64 to 256, on a CPU. With glibc it was 1.7."""
 
 
 class Costs:
@@ -69,7 +66,6 @@ class Costs:
     def _piece(self, blocks: range, seat: Seat, before: Seat | None, codec: Codec) -> Piece:
         profile, around = self._profile, self._around
         entering = profile.blocks[blocks.start - 1].leaving_bytes if blocks.start else profile.entering_bytes
-        leaving = 0 if blocks.stop == self.num_blocks else profile.blocks[blocks.stop - 1].leaving_bytes
         own = profile.codecs[codec] if blocks.start else None
         wire = entering if own is None else entering * own.share
         # What the sender spends on encoding is reckoned at the receiver's edge, whose codec is being chosen.
@@ -85,8 +81,8 @@ class Costs:
             compute_s=share * compute_s / seat.speed + around.call_s,
             link_s=share * wire / rate,
             wire_bytes=wire,
-            memory_bytes=self._memory_bytes(blocks, leaving) + self._entering_bytes(blocks, codec),
-            kept_bytes=self._kept_samples_bytes(blocks, codec),
+            memory_bytes=self._memory_bytes(blocks) + self._crossing_bytes(blocks, codec),
+            kept_bytes=self._kept_bytes_of(blocks, codec),
         )
 
     def step_s(self, blocks: range) -> float:
@@ -98,7 +94,10 @@ class Costs:
     def plan(self, pieces: Sequence[Piece]) -> Plan:
         """Of these parts, one a worker."""
         around = self._around
-        pieces = _with_sent(pieces)
+        pieces = tuple(
+            replace(piece, memory_bytes=self.whole_bytes(piece, sent))
+            for piece, sent in zip_longest(pieces, pieces[1:])
+        )
         paces = {
             f"worker {place}, blocks {piece.blocks.start} to {piece.blocks.stop - 1}": piece.compute_s
             for place, piece in enumerate(pieces)
@@ -116,6 +115,17 @@ class Costs:
             num_samples=self._profile.num_samples,
             replicas=self._replicas,
         )
+
+    def whole_bytes(self, piece: Piece, sent: Piece | None = None) -> float:
+        """What a worker takes at most, with the samples that codecs keep at its ends: during a step, or during a
+        snapshot, which copies them.
+
+        Args:
+            piece: its part.
+            sent: the next worker's; None: not looked at, or there is none.
+        """
+        kept = piece.kept_bytes + (0.0 if sent is None else sent.kept_bytes)
+        return max(piece.memory_bytes + kept, self.base_bytes + 2 * kept)
 
     def of_blocks(self, blocks: Sequence[range], seats: Sequence[Seat]) -> Plan:
         """Of these stages on these workers, each edge with its best codec, whether or not it fits."""
@@ -144,7 +154,7 @@ class Costs:
         return replace(
             piece,
             compute_s=piece.compute_s + (step_s - summed_s) / piece.seat.speed,
-            memory_bytes=self.base_bytes + memory_bytes + self._entering_bytes(piece.blocks, piece.codec),
+            memory_bytes=self.base_bytes + memory_bytes + self._crossing_bytes(piece.blocks, piece.codec),
         )
 
     def _with_codecs(self, offered: Sequence[Sequence[Piece]]) -> Plan:
@@ -155,60 +165,74 @@ class Costs:
         )
         # Edges that share a link: each by itself may seem to keep up.
         least = self.plan([min(pieces, key=lambda piece: piece.link_s) for pieces in offered])
-        return min(first, quickest, least, key=lambda plan: plan.pace_s)
+        return min(first, quickest, least, key=lambda plan: (not plan.fits, plan.pace_s))
 
     def least_bytes(self) -> list[float]:
         """Of a worker with one block alone, by block."""
-        return [self._memory_bytes(range(b, b + 1), own.leaving_bytes) for b, own in enumerate(self._profile.blocks)]
+        return [self._memory_bytes(range(block, block + 1)) for block in range(self.num_blocks)]
 
     @property
     def base_bytes(self) -> float:
         """Of a worker's process without stages."""
         return self._around.base_bytes
 
-    def _entering_bytes(self, blocks: range, codec: Codec) -> float:
-        """What enters lies in the object store, but what a codec makes of it does not; and what the codec keeps."""
-        if codec == "fp32":
-            return 0.0
-        waiting = 1 if codec in ChannelConfig.REMEMBERING else IN_FLIGHT * self._around.per_call
-        decoded = waiting * self._profile.blocks[blocks.start - 1].leaving_bytes / self._replicas
-        return decoded + self._kept_samples_bytes(blocks, codec)
+    def _crossing_bytes(self, blocks: range, codec: Codec) -> float:
+        """What waits at a worker's ends, beside the output that it is making: a call's outputs, until the last of them
+        is there; and what a codec makes of what enters, which lies in the object store otherwise."""
+        own = self._profile.blocks
+        leaving = 0.0 if blocks.stop == self.num_blocks else own[blocks.stop - 1].leaving_bytes
+        waiting = self._call_bytes(leaving)
+        if codec != "fp32":
+            entering = own[blocks.start - 1].leaving_bytes
+            waiting += entering if codec in ChannelConfig.REMEMBERING else IN_FLIGHT * self._call_bytes(entering)
+        return waiting / self._replicas
 
-    def _kept_samples_bytes(self, blocks: range, codec: Codec) -> float:
-        if codec not in ChannelConfig.KEEPING:
-            return 0.0
-        own = self._profile.blocks[blocks.start - 1].leaving_bytes
-        # They are kept as float16.
-        whole = self._around.num_train * own / self._profile.num_samples / 2
-        return min(self._around.codec_cache_bytes, whole / self._replicas)
+    def _call_bytes(self, output_bytes: float) -> float:
+        """Of a call's outputs."""
+        return min(self._around.per_call * output_bytes, max(output_bytes, self._around.call_bytes))
 
-    def _memory_bytes(self, blocks: range, leaving: float) -> float:
+    def _kept_bytes_of(self, blocks: range, codec: Codec) -> float:
+        """Of the samples that an end of the edge before some blocks keeps."""
+        share = self._profile.codecs[codec].kept_share if blocks.start else 0.0
+        sample_bytes = share * self._profile.blocks[blocks.start - 1].leaving_bytes / self._profile.num_samples
+        return min(self._around.codec_cache_bytes, self._around.num_train * sample_bytes)
+
+    def _memory_bytes(self, blocks: range) -> float:
         own, last = self._profile.blocks, self._profile.blocks[blocks.stop - 1]
         state = self._state_bytes[blocks.stop] - self._state_bytes[blocks.start] + last.classifier_state_bytes
         kept = self._kept_bytes[blocks.stop] - self._kept_bytes[blocks.start] + last.classifier_saved_bytes
         # In the pass backward the gradients of one block's outputs are there beside what is kept.
         passing = 2 * max(own[block].leaving_bytes for block in blocks)
-        moving = (1 + self._around.per_call) * leaving
-        return self._around.base_bytes + state + (ALLOCATED * (kept + passing) + moving) / self._replicas
-
-
-def _with_sent(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
-    """With what each worker keeps of the samples it sends."""
-    sent = [*(piece.kept_bytes for piece in pieces[1:]), 0.0]
-    return tuple(
-        replace(piece, memory_bytes=piece.memory_bytes + kept) if kept else piece
-        for piece, kept in zip(pieces, sent, strict=True)
-    )
+        making = last.leaving_bytes
+        return self._around.base_bytes + state + (self._around.allocated * (kept + passing) + making) / self._replicas
 
 
 def cores_s(pieces: Sequence[Piece], around: Surroundings, replicas: int) -> dict[str, float]:
-    """Seconds that the cores of each node take for a microbatch, all of them together."""
-    # Data are read, and calls are made, beside the first worker.
-    busy_s = {pieces[0].seat.node: around.data_s + around.call_s * (len(pieces) + 1)}
+    """Seconds in which the cores of each node are done with a microbatch.
+
+    Where more processes compute than there are cores, these are shared out evenly: whoever takes longest is not first,
+    and computes the rest of its step on one core while others idle. Data are read when there is room.
+    """
+    reading_s = {pieces[0].seat.node: around.data_s}
+    # Calls are made beside the first worker.
+    computing_s = {pieces[0].seat.node: [around.call_s * (len(pieces) + 1)]}
     for piece in pieces:
-        own_s = around.call_s + around.threads * (piece.compute_s - around.call_s)
-        busy_s[piece.seat.node] = busy_s.get(piece.seat.node, 0.0) + replicas * own_s
-    return {node: seconds / around.cores for node, seconds in busy_s.items()}
+        more = [piece.compute_s - around.call_s] * (around.threads - 1)
+        own = [piece.compute_s, *more] if around.threads else [around.call_s]
+        computing_s.setdefault(piece.seat.node, []).extend(own * replicas)
+    return {
+        node: max(shared_s(own, around.cores), (sum(own) + reading_s.get(node, 0.0)) / around.cores)
+        for node, own in computing_s.items()
+    }
+
+
+def shared_s(seconds: Sequence[float], cores: int) -> float:
+    """After how long all are done that begin at once, each on a core of its own or on an even share of them."""
+    done_s, before_s = 0.0, 0.0
+    for place, own_s in enumerate(sorted(seconds)):
+        done_s += (own_s - before_s) * max(1.0, (len(seconds) - place) / cores)
+        before_s = own_s
+    return done_s
 
 
 def _links_s(pieces: Sequence[Piece]) -> dict[str, float]:

@@ -32,8 +32,11 @@ class Surroundings:
         link_bytes_per_s: between two nodes.
         memcpy_bytes_per_s: within one.
         base_bytes: of a worker's process without stages.
-        per_call: microbatches that go together.
-        num_train, codec_cache_bytes: samples to train on, and what an end of an edge keeps of them at most.
+        per_call: microbatches that go together, as long as they take no more than ``call_bytes``.
+        call_bytes: of a call's outputs.
+        num_train: samples to train on.
+        codec_cache_bytes: what an end of an edge keeps of them at most, where its codec does.
+        allocated: memory that a step takes for a byte that it keeps.
         call_s: processor seconds that a worker and the driver spend on each call, beside computing.
         data_s: processor seconds in which a microbatch is read.
         data_workers: that read at once.
@@ -45,8 +48,10 @@ class Surroundings:
     memcpy_bytes_per_s: float
     base_bytes: float = 0.0
     per_call: int = 1
+    call_bytes: float = math.inf
     num_train: int = 0
     codec_cache_bytes: float = 0.0
+    allocated: float = 1.0
     call_s: float = 0.0
     data_s: float = 0.0
     data_workers: int = 1
@@ -64,8 +69,8 @@ class Piece:
         compute_s: of a microbatch, codecs included, on its own core.
         link_s: in which the link before it carries a microbatch.
         wire_bytes: of a microbatch on that link.
-        memory_bytes: that it takes at most.
-        kept_bytes: of them, the samples that its codec keeps, here and once more at the sender.
+        memory_bytes: that it takes at most; of a plan's pieces, with the samples that codecs keep.
+        kept_bytes: of the samples that its codec keeps, here and once more at the sender.
     """
 
     blocks: range
@@ -90,7 +95,7 @@ class Rehearsed:
     Attributes:
         step_s: of one of its workers' share of a microbatch: processor seconds on a CPU with one thread, else wall.
         undisturbed_s: the same while nobody else used the machine, as far as there were such steps.
-        memory_bytes: by which its process grew, with the outputs of a call; on a GPU, allocated there.
+        memory_bytes: by which its process grew, with one output; on a GPU, allocated there.
     """
 
     step_s: float

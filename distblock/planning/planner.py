@@ -59,6 +59,16 @@ class Planner:
     def _best_of(self, order: Sequence[Seat]) -> Plan | None:
         """With these workers in this order: the smallest pace at which everything keeps up."""
         paces = sorted({pace for pace in self._paces(order) if pace > 0})
+        even = self._search(order, paces, computes_less=False)
+        if even is None or even.pace_s <= max(max(piece.compute_s, piece.link_s) for piece in even.pieces):
+            return even
+        # Cores are what is short.
+        less = self._search(order, paces, computes_less=True)
+        return even if less is None else quickest([even, less])
+
+    def _search(self, order: Sequence[Seat], paces: Sequence[float], *, computes_less: bool) -> Plan | None:
+        """By bisection: the smallest pace that each part keeps, so that none is much slower than another; or, as a
+        larger one leaves more freedom to compute less in all, one that the cores keep, too."""
         best: Plan | None = None
         low, high = 0, len(paces) - 1
         while low <= high:
@@ -69,8 +79,7 @@ class Planner:
                 continue
             plan = self._with_best_codecs(self.costs.plan(pieces))
             best = plan if best is None or plan.pace_s < best.pace_s else best
-            # A larger pace leaves more freedom to compute less in all: worth it while the cores are what is short.
-            if plan.pace_s > paces[middle] * (1 + 1e-9):
+            if computes_less and plan.pace_s > paces[middle] * (1 + 1e-9):
                 low = middle + 1
             else:
                 high = middle - 1
@@ -99,11 +108,11 @@ class Planner:
         for place, seat in enumerate(order):
             row: dict[int, tuple[float, Piece | None]] = {}
             before = order[place - 1] if place else None
-            for start, (so_far_s, _) in least[-1].items():
+            for start, (so_far_s, sender) in least[-1].items():
                 last_stop = num_blocks - (count - place - 1)
                 stops = [num_blocks] if place == count - 1 else range(start + 1, last_stop + 1)
                 for stop in stops:
-                    piece = self._cheapest(range(start, stop), seat, before, pace_s)
+                    piece = self._cheapest(range(start, stop), seat, before, pace_s, sender=sender)
                     if piece is None:
                         continue
                     total_s = so_far_s + piece.compute_s
@@ -121,12 +130,17 @@ class Planner:
             stop = piece.blocks.start
         return pieces[::-1]
 
-    def _cheapest(self, blocks: range, seat: Seat, before: Seat | None, pace_s: float) -> Piece | None:
-        """The first codec that keeps the pace and fits; None: none does."""
+    def _cheapest(
+        self, blocks: range, seat: Seat, before: Seat | None, pace_s: float, *, sender: Piece | None
+    ) -> Piece | None:
+        """The first codec that keeps the pace and fits, here and at the sender; None: none does."""
         if not blocks:
             return None
         for piece in self.costs.offered(blocks, seat, before):
-            if max(piece.compute_s, piece.link_s) <= pace_s and piece.memory_bytes <= seat.memory_bytes:
+            fits = self.costs.whole_bytes(piece) <= seat.memory_bytes and (
+                sender is None or self.costs.whole_bytes(sender, piece) <= sender.seat.memory_bytes
+            )
+            if fits and max(piece.compute_s, piece.link_s) <= pace_s:
                 return piece
         return None
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from distblock.codecs.cast import Features, named_tensors, num_bytes, rebuild
-from distblock.codecs.edge import EdgeCodec, Microbatch
+from distblock.codecs.edge import EdgeCodec, Microbatch, kept_sample_bytes
 from distblock.codecs.staging import Staging
 from distblock.config import ChannelConfig, Codec, Config
 from distblock.learning.blueprint import Build, Problem, classifier_of, network
@@ -67,11 +67,13 @@ class CodecProfile:
     Attributes:
         encode_s, decode_s: seconds.
         share: bytes on the wire.
+        kept_share: bytes that each end keeps.
     """
 
     encode_s: float
     decode_s: float
     share: float
+    kept_share: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,7 +308,13 @@ def measure_codec(
         encode_s=statistics.median(encoded[WARM_UP:]) / size,
         decode_s=statistics.median(decoded[WARM_UP:]) / size,
         share=share,
+        kept_share=_kept_bytes(features) / size if name in ChannelConfig.KEEPING else 0.0,
     )
+
+
+def _kept_bytes(features: Features) -> int:
+    tensors = [tensor for _, tensor in named_tensors(features)]
+    return kept_sample_bytes([tuple(tensor.shape) for tensor in tensors if tensor.is_floating_point()])
 
 
 def _microbatch(number: int, count: int, *, names_samples: bool) -> Microbatch:

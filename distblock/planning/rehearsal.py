@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import get_context
 from threading import BrokenBarrierError
 
 from distblock.config import Config
 from distblock.errors import PeerLostError, RunFailedError
+from distblock.learning.allocator import children_keep_memory
 from distblock.learning.blueprint import Build, Problem, draw_blueprint
 from distblock.learning.host import HostSpec
-from distblock.learning.memory import jemalloc_here, keeping_memory
 from distblock.learning.replicas import PeersGoneError
 from distblock.planning.layout import Rehearsed
 from distblock.planning.processes import ended_is_told
@@ -38,7 +37,6 @@ def rehearse(
     *,
     nodes: Sequence[str],
     cores: int,
-    per_call: int = 1,
     build: Build | None = None,
     peers: Callable[..., Peers] | None = None,
 ) -> tuple[Rehearsed, ...]:
@@ -50,7 +48,6 @@ def rehearse(
         nodes: of each stage's worker: those of one node run at the same time.
         cores: of a node; no more run at once: what their taking turns costs depends on who waits for whom, which is
             not so here.
-        per_call: microbatches that go together.
         build: the user's own network.
         peers: makes a process one of a stage's replicas; without it, and where a stage's do not fit on the cores at
             once, nobody exchanges gradients.
@@ -64,7 +61,7 @@ def rehearse(
         peers = None
     else:
         most -= most % config.replicas
-    tasks = _tasks(config, problem, build, peers, per_call)
+    tasks = _tasks(config, problem, build, peers)
     found: dict[int, list[Rehearsed]] = {task.stage: [] for task in tasks}
     for node in dict.fromkeys(nodes):
         own = [task for task in tasks if nodes[task.stage] == node]
@@ -74,9 +71,7 @@ def rehearse(
     return tuple(_mean(found[stage]) for stage in sorted(found))
 
 
-def _tasks(
-    config: Config, problem: Problem, build: Build | None, peers: Callable[..., Peers] | None, per_call: int
-) -> list[Task]:
+def _tasks(config: Config, problem: Problem, build: Build | None, peers: Callable[..., Peers] | None) -> list[Task]:
     """One a stage."""
     # A process computes a share, whoever computes the others.
     alone = config.model_copy(update={"replicas": 1})
@@ -98,7 +93,6 @@ def _tasks(
             num_samples=share,
             peers=peers,
             count=config.replicas,
-            per_call=per_call,
         )
         for stage in whole.stages
     ]
@@ -134,7 +128,7 @@ def _together(tasks: Sequence[Task]) -> list[Rehearsed]:
         ready=context.Barrier(len(tasks)), addresses={task.stage: context.SimpleQueue() for task in tasks}
     )
     with (
-        _environment(keeping_memory(jemalloc_here())),
+        children_keep_memory(),
         ProcessPoolExecutor(
             len(tasks),
             mp_context=context,
@@ -154,18 +148,3 @@ def _together(tasks: Sequence[Task]) -> list[Rehearsed]:
             "plan: the processes that tried its stages did not find each other in time; try again with less beside them"
         )
     return [future.result() for future in futures]
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """For processes that begin meanwhile."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.queues import SimpleQueue
@@ -14,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from distblock.codecs.cast import Features, num_bytes
+from distblock.codecs.cast import num_bytes
 from distblock.learning.host import Host, HostSpec
 from distblock.learning.memory import PeakMemory
 from distblock.learning.replicas import PeersGoneError, Replicas
@@ -65,7 +64,6 @@ class Task:
         peers: makes it one of those that share the stage; None: nobody does, or they exchange nothing.
         replica: which of them.
         count: how many there are.
-        per_call: microbatches that go together: their outputs wait for the last.
     """
 
     spec: HostSpec
@@ -73,7 +71,6 @@ class Task:
     peers: Callable[..., Peers] | None = None
     replica: int = 0
     count: int = 1
-    per_call: int = 1
 
     @property
     def stage(self) -> int:
@@ -153,7 +150,6 @@ class _Trial:
             torch.cuda.reset_peak_memory_stats(spec.device)
         self._host = Host(spec, clock=time.perf_counter, replicas=self._peers)
         self._labels = torch.zeros(task.num_samples, dtype=torch.int64, device=spec.device)
-        self._leaving: deque[Features] = deque(maxlen=task.per_call)
 
     def meet(self, meeting: Meeting) -> None:
         """The other replicas, of which the first says where."""
@@ -197,10 +193,9 @@ class _Trial:
         return bool(self._peers.add([torch.full((1,), float(wants), device=self._task.spec.device)]))
 
     def _step(self, number: int) -> None:
-        work = self._host.work(Item.of_batch(number, self._task.num_samples), self._features, self._labels)
+        self._host.work(Item.of_batch(number, self._task.num_samples), self._features, self._labels)
         if self._is_on_gpu:
             torch.cuda.synchronize(self._host.device)
-        self._leaving.append(work.features)
 
     def memory_bytes(self, before_bytes: int) -> float:
         """By which the process has grown, or that lies on its GPU."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import subprocess
@@ -12,7 +13,7 @@ from distblock.codecs.memcpy import memcpy_bytes_per_s
 from distblock.config import Config
 from distblock.data.dataset import DataSet
 from distblock.errors import RunFailedError
-from distblock.learning.memory import jemalloc_here, keeping_memory
+from distblock.learning.allocator import jemalloc_here, keeping_memory
 from distblock.messages import Item
 from distblock.planning.layout import Surroundings
 from distblock.schedule.parcels import parcel_size
@@ -24,6 +25,13 @@ an AMD EPYC, by ``distblock bench driver``."""
 CONNECTED_BYTES = 30e6
 """That a worker's process takes more than what it has imported and what its stages take in a trial, once it is one of
 Ray's: 26 to 34 MB by small stages of ResNets on digits, on a CPU."""
+
+ALLOCATED = 1.0
+"""Memory that a step takes for a byte that it keeps, with what jemalloc leaves between tensors: 0.9 to 1.1 by trials of
+ResNet-8, -20 and -32, batches of 64 to 256, on a CPU."""
+
+ALLOCATED_OTHERWISE = 1.7
+"""The same with glibc, ResNet-8 and -20, batches of 32 to 256."""
 
 _BASE = """
 import os, psutil, ray, torch
@@ -48,14 +56,18 @@ def look_around(
     size = parcel_size(config, ())
     size.tell(0, step_s)
     on_gpu = config.resources.gpus_per_worker > 0
+    channel = config.channel
+    is_free = channel.microbatches_per_call == "auto"
     return Surroundings(
         cores=cores or len(os.sched_getaffinity(0)),
         link_bytes_per_s=link_bytes_per_s,
         memcpy_bytes_per_s=memcpy_bytes_per_s(),
         base_bytes=0.0 if on_gpu else _base_bytes() + CONNECTED_BYTES,
         per_call=size.count,
+        call_bytes=channel.max_in_flight_bytes / channel.max_in_flight if is_free else math.inf,
+        allocated=ALLOCATED_OTHERWISE if on_gpu or jemalloc_here() is None else ALLOCATED,
         num_train=data.info.num_train,
-        codec_cache_bytes=config.channel.codec_cache_bytes,
+        codec_cache_bytes=channel.codec_cache_bytes,
         call_s=CALL_S / size.count,
         data_s=_data_s(config, data),
         data_workers=config.data.workers,

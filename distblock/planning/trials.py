@@ -48,16 +48,7 @@ def try_out(
 ) -> Tried:
     """A plan, with what its stages take of this machine when they run at once; as for `rehearse`."""
     nodes = [piece.seat.node for piece in plan.pieces]
-    around = costs.around
-    rehearsed = rehearse(
-        apply(plan, config),
-        problem,
-        nodes=nodes,
-        cores=around.cores,
-        per_call=around.per_call,
-        build=build,
-        peers=peers,
-    )
+    rehearsed = rehearse(apply(plan, config), problem, nodes=nodes, cores=costs.around.cores, build=build, peers=peers)
     return Tried(
         plan=costs.as_rehearsed(plan, rehearsed), undisturbed=costs.as_rehearsed(plan, rehearsed, undisturbed=True)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,8 +19,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from distblock.config import Config
 from distblock.data.dataset import DataInfo
 from distblock.errors import AttemptLostError, DistblockError, PreemptedError, WorkerLostError
+from distblock.learning.allocator import keeping_memory
 from distblock.learning.host import HostSpec
-from distblock.learning.memory import keeping_memory
 from distblock.learning.stage import arrays_sha256
 from distblock.runtime.caches import CacheSource
 from distblock.runtime.faults import Fault, Strikes, planned
@@ -256,16 +256,20 @@ def start_worker(
     bundle: int,
     beginning: Beginning | None = None,
     replica: int = 0,
-    jemalloc: str | None = None,
+    jemalloc: str | None,
 ) -> Actor:
     """A StageWorker in a bundle of the group, not yet ready."""
     config = spec.config
-    # On a GPU little of what is allocated is the process's own.
-    environment = dict(keeping_memory(None if config.resources.gpus_per_worker else jemalloc))
+    environment = dict(environment_of(config, jemalloc))
     options = _options(group, bundle, cpus=config.resources.cpus_per_worker, gpus=config.resources.gpus_per_worker)
     threads = {"max_concurrency": num_threads(config)}
     worker = ray.remote(StageWorker).options(**options, **threads, runtime_env={"env_vars": environment})
     return worker.remote(spec, index, beginning or Beginning(), replica)
+
+
+def environment_of(config: Config, jemalloc: str | None) -> Mapping[str, str]:
+    """A worker's. Of what one with a GPU allocates little is the process's own: glibc does."""
+    return keeping_memory(None if config.resources.gpus_per_worker else jemalloc)
 
 
 def num_threads(config: Config) -> int:

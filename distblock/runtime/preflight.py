@@ -18,7 +18,7 @@ from ray.util.placement_group import PlacementGroup
 
 from distblock.config import DataConfig
 from distblock.data.listing import list_files
-from distblock.learning.memory import jemalloc_here
+from distblock.learning.allocator import jemalloc_here
 from distblock.messages import Line
 from distblock.runtime.crew import Job
 from distblock.runtime.interfaces import Interface
@@ -81,7 +81,7 @@ def preflight(job: Job, group: PlacementGroup, *, note: Note) -> Seen:
             _prove_data(job.hosts[0].config.data, scouts, feeders)
         placed = rows(workers, length=len(job.hosts), count=job.hosts[0].config.replicas)
         crossed = crossings([spec.stages.start for spec in job.hosts], placed, feeders)
-        return Seen(lines=_measure(crossed, scouts, note=note), jemalloc=_jemalloc(scouts))
+        return Seen(lines=_measure(crossed, scouts, note=note), jemalloc=shared_jemalloc(scouts, note=note))
 
 
 def _prove_storage(storage: Storage, scouts: Scouts, *, note: Note) -> None:
@@ -109,14 +109,16 @@ def _prove_data(config: DataConfig, scouts: Scouts, nodes: Sequence[Node]) -> No
             raise refusal
 
 
-def _jemalloc(scouts: Scouts) -> str | None:
+def shared_jemalloc(scouts: Scouts, *, note: Note) -> str | None:
+    """Where all nodes have it; None: some have it elsewhere, or not at all."""
     path = jemalloc_here()
     if path is None:
         return None
-    answers = scouts.ask(
-        scouts.nodes, lambda scout: scout.sees_file.remote(path), what="the allocator", limit_s=STORAGE_S
-    )
-    return path if all(answer is True for answer in answers.values()) else None
+    found = scouts.ask(scouts.nodes, lambda scout: scout.jemalloc.remote(), what="the allocator", limit_s=STORAGE_S)
+    without = [str(node) for node, answer in found.items() if answer != path]
+    if without:
+        note(f"workers keep glibc's allocator, which takes more memory: {path} is not what {without[0]} would take")
+    return None if without else path
 
 
 def _measure(crossed: Mapping[int, Sequence[Pair]], scouts: Scouts, *, note: Note) -> tuple[Line, ...]:

@@ -8,8 +8,8 @@ import torch
 from distblock.codecs.cast import encode
 from distblock.codecs.payload import Payload
 from distblock.codecs.staging import Staging
+from distblock.learning.allocator import jemalloc_here
 from distblock.learning.host import HostSpec
-from distblock.learning.memory import jemalloc_here
 from distblock.messages import Item, Parcel, WorkerReport
 from distblock.runtime.cluster import joined, placed
 from distblock.runtime.crew import start_worker

@@ -68,9 +68,9 @@ class Reuse:
         self._seconds = 0.0
         self._failure: BaseException | None = None
 
-    def expect(self) -> None:
-        """A fresh microbatch is about to be computed; called before it is queued, one call at a time."""
-        self._expected += 1
+    def expect(self, count: int) -> None:
+        """So many fresh microbatches are about to be computed; called before they are queued, one call at a time."""
+        self._expected += count
 
     def fresh(self, item: Item, features: Features, labels: Tensor) -> Reused:
         """A fresh microbatch has been computed; what was done since the one before.

@@ -7,11 +7,11 @@ missing. A scout imports little, takes no CPU from Ray, and is gone before the f
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from distblock.config import DataConfig
 from distblock.data.listing import Listing, list_files
 from distblock.errors import DataError
+from distblock.learning.allocator import jemalloc_here
 from distblock.runtime.interfaces import Interface, interface_to
 from distblock.runtime.reach import Token, look
 from distblock.runtime.transfers import Door, Receiver, send
@@ -36,9 +36,9 @@ class Scout:
         self._address = address
         self._receiver: Receiver | None = None
 
-    def sees_file(self, path: str) -> bool:
-        """Whether it is there."""
-        return Path(path).exists()
+    def jemalloc(self) -> str | None:
+        """Where workers of the node find it, see `distblock.learning.allocator.jemalloc_here`."""
+        return jemalloc_here()
 
     def see_storage(self, pickled: bytes, expected: Token) -> str | None:
         """What is there instead of what the driver has written, in words; None: it is there."""

@@ -34,7 +34,7 @@ from distblock.runtime.caches import CacheSource
 from distblock.runtime.faults import Strikes
 from distblock.runtime.group import Group
 from distblock.runtime.handover import Beginning, Ready, SnapshotReport, WorkerState
-from distblock.runtime.intake import Fetched, Intake
+from distblock.runtime.intake import Arrived, Fetched, Intake
 from distblock.runtime.reports import Computed, Done, Reporter
 from distblock.runtime.reuse import Reuse
 from distblock.runtime.turns import Turns
@@ -179,11 +179,12 @@ class StageWorker:
         try:
             arrived = self._intake.fetch(parcel, payloads[0], source)
             with self._turns.turn(turn):
-                queued = zip(parcel.items, arrived.microbatches, strict=True)
-                computing = [(item, each, self._queue(item, each, turn)) for item, each in queued]
+                self._reuse.expect(len(parcel.items))
+                computing = self._submit(self._compute_all, parcel, arrived, turn)
             done = []
-            for at, each, future in computing:
-                done.append(self._encode(at, each, future.result()))
+            # Encoded as they are computed, each would have the computing thread wait for the interpreter.
+            for at, each, computed in zip(parcel.items, arrived.microbatches, computing.result(), strict=True):
+                done.append(self._encode(at, each, computed))
             begun_s = self._clock()
             yield tuple(each.payload for each in done if each.payload is not None) or None
             stored_s = self._clock()
@@ -260,9 +261,16 @@ class StageWorker:
             self._cache.release(stage, lap)
         self._strikes.strike("computed", turn)
 
-    def _queue(self, item: Item, fetched: Fetched, turn: int) -> Future[Computed]:
-        self._reuse.expect()
-        return self._submit(self._compute, item, fetched, turn)
+    def _compute_all(self, parcel: Parcel, arrived: Arrived, turn: int) -> list[Computed]:
+        computed = []
+        for item, fetched in zip(parcel.items, arrived.microbatches, strict=True):
+            try:
+                computed.append(self._compute(item, fetched, turn))
+            except StageError:
+                raise
+            except Exception as error:
+                raise stage_error(self._spec.stages.start, item, error) from error
+        return computed
 
     def _compute(self, item: Item, fetched: Fetched, turn: int) -> Computed:
         self._strikes.strike("before", turn, item)

@@ -18,7 +18,7 @@ BUSY_S = 0.2
 pipeline takes as many seconds longer to fill as it has stages, times this or what a parcel is on a slow line for, which
 is a quarter of `distblock.schedule.credits.ON_THE_WAY_S` at most."""
 
-LARGEST = 16
+LARGEST = 32
 """Microbatches in a parcel at most: each of them waits for the last."""
 
 _SMOOTHING = 0.1

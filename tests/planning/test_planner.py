@@ -10,10 +10,12 @@ from dataclasses import replace
 import pytest
 from planning.networks import network
 
+from distblock.config import Codec
 from distblock.errors import InputError
-from distblock.planning.costs import Costs
+from distblock.planning.costs import Costs, shared_s
 from distblock.planning.layout import Rehearsed, Seat, Surroundings
 from distblock.planning.planner import Planner
+from distblock.planning.profile import CodecProfile, Profile
 
 AROUND = Surroundings(cores=64, link_bytes_per_s=1e8, memcpy_bytes_per_s=1e10)
 
@@ -81,6 +83,13 @@ def test_two_cores_are_no_four():
     assert planner.by_count(seats(4))[4].slowest == "the cores of node here"
 
 
+def test_cores_are_shared_out_evenly_whoever_takes_longest():
+    # All three for 0.9 s, each on two thirds of a core, then two of them for 0.1 s, then the longest by itself.
+    assert shared_s([0.6, 0.7, 1.0], 2) == pytest.approx(0.9 + 0.1 + 0.3)
+    assert shared_s([0.6, 0.7, 1.0], 3) == pytest.approx(1.0)
+    assert shared_s([1.0] * 3, 2) == pytest.approx(1.5)
+
+
 def test_threads_take_cores_and_a_gpu_takes_none():
     profile = network(0.1, 0.1)
     paces = {}
@@ -128,6 +137,51 @@ def test_memory_makes_room_for_more_workers():
     assert all(piece.memory_bytes <= one * 0.9 for piece in small.pieces)
 
 
+def crossed_by(*names: Codec, share: float = 0.1) -> Profile:
+    """Two blocks; 64 samples of 10,000 bytes cross, each kept in half as many."""
+    profile = network(0.01, 0.01, leaving=640_000)
+    codecs = {name: CodecProfile(encode_s=0.0, decode_s=0.0, share=share) for name in names}
+    codecs |= {name: replace(codecs[name], kept_share=0.5) for name in names if name.startswith("diff")}
+    return replace(profile, codecs={**profile.codecs, **codecs})
+
+
+def taken(codec: Codec, around: Surroundings) -> list[float]:
+    plan = Planner(Costs(crossed_by("diff4", "int4"), around, codecs=[codec])).of_cuts([1], seats(2))
+    return [piece.memory_bytes for piece in plan.pieces]
+
+
+def test_both_ends_of_an_edge_keep_its_samples():
+    around = replace(AROUND, num_train=100, codec_cache_bytes=4e5)
+    sender, receiver = taken("int4", around)
+    # A receiver decodes differences one after the other, others ahead.
+    assert taken("diff4", around) == [sender + 4e5, receiver + 4e5 - 3 * 640_000]
+    assert taken("diff4", replace(around, num_train=50)) == [sender + 2.5e5, receiver + 2.5e5 - 3 * 640_000]
+
+
+def test_a_snapshot_copies_what_is_kept():
+    around = replace(AROUND, base_bytes=1e6, num_train=10_000, codec_cache_bytes=4e7)
+    assert taken("diff4", around) == [1e6 + 8e7, 1e6 + 8e7]
+
+
+def test_outputs_of_a_call_wait_for_each_other():
+    sender, receiver = taken("int4", AROUND)
+    more = replace(AROUND, per_call=3)
+    assert taken("int4", more) == [sender + 2 * 640_000, receiver + 4 * 2 * 640_000]
+    bounded = replace(more, call_bytes=1_000_000)
+    assert taken("int4", bounded) == [sender + 360_000, receiver + 4 * 360_000]
+
+
+def test_a_codec_that_the_sender_has_no_room_for_is_not_taken():
+    around = replace(AROUND, num_train=1000, codec_cache_bytes=5e7, link_bytes_per_s=1e7)
+    costs = Costs(crossed_by("diff4", "int4"), around, codecs=["diff4", "int4"])
+    roomy = [Seat(node="a", memory_bytes=2e7), Seat(node="b", memory_bytes=2e7)]
+    assert Planner(costs).by_count(roomy)[2].pieces[1].codec == "diff4"
+    narrow = [Seat(node="a", memory_bytes=6e6), Seat(node="b", memory_bytes=2e7)]
+    plan = Planner(costs).by_count(narrow)[2]
+    assert plan.fits
+    assert plan.pieces[1].codec == "int4"
+
+
 def test_what_does_not_fit_is_refused_with_numbers():
     around = Surroundings(cores=64, link_bytes_per_s=1e8, memcpy_bytes_per_s=1e10, base_bytes=5e8)
     with pytest.raises(InputError, match=r"at most 2 workers of 100 MB.*a block alone takes 500 to 500 MB, 500 MB"):
@@ -162,7 +216,8 @@ def test_what_a_trial_took_counts_instead_of_sums():
         ],
     )
     assert [piece.compute_s for piece in tried.pieces] == pytest.approx([0.022, 0.062])
-    assert [piece.memory_bytes for piece in tried.pieces] == [6e6, 8e6]
+    # What the first one sends waits beside what it makes: half of 1000 bytes.
+    assert [piece.memory_bytes for piece in tried.pieces] == [6e6 + 500, 8e6]
     assert tried.pace_s == pytest.approx(0.062)
     assert (tried.cuts, [piece.codec for piece in tried.pieces]) == ((1,), ["fp32", "fp32"])
 

@@ -5,7 +5,9 @@ The oracle is the plain loop, in which nothing fails.
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Sequence
 from concurrent.futures import wait
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +23,7 @@ from ray.exceptions import RayTaskError
 from distblock import BlockTrainer
 from distblock.config import make_config
 from distblock.errors import DeviceLostError, WorkerLostError
-from distblock.messages import Parcel
+from distblock.messages import Item, Parcel
 from distblock.preparation import make_course, make_job, prepare
 from distblock.runtime import driver
 from distblock.runtime.cluster import placed
@@ -151,25 +153,43 @@ def test_a_data_worker_that_dies_is_replaced():
     assert (failure.kind, failure.who) == ("data_worker_died", "data worker 0")
 
 
+def test_a_microbatch_in_the_middle_of_a_parcel_that_fails_is_named():
+    parcel = Parcel(tuple(first_items(3)))
+    [error] = told([parcel], Fault(stage=0, epoch=0, index=1, kind="device", moment="before"))
+    assert str(parcel.items[1]) in str(error)
+    assert str(parcel.items[0]) not in str(error)
+
+
 def test_nothing_is_computed_behind_a_microbatch_that_failed():
     """What is queued behind it lacks its step, and its result might be told before the failure is."""
-    prepared = prepare(make_config(values("parallel")))
-    [spec, *_] = make_job(prepared, run="queued").hosts
-    items = [item for item, _ in zip(make_course(prepared).begin()[0].items, range(6), strict=False)]
-    beginning = Beginning(faults=(Fault(worker=0, turn=2, kind="device", moment="before"),))
+    parcels = [Parcel((item,)) for item in first_items(6)]
+    # Slow enough for all to be queued before the first is done.
+    errors = told(parcels, Fault(worker=0, turn=2, kind="device", moment="before"), delay_s=0.5)
+    assert [type(error) for error in errors[:2]] == [type(None)] * 2
+    assert all(isinstance(error, RayTaskError) and isinstance(error.cause, DeviceLostError) for error in errors[2:])
+
+
+def first_items(count: int) -> list[Item]:
+    items = make_course(prepare(make_config(values("parallel")))).begin()[0].items
+    return [item for item in itertools.islice(items, count) if item is not None]
+
+
+def told(parcels: Sequence[Parcel], fault: Fault, *, delay_s: float = 0.0) -> list[BaseException | None]:
+    """What the first stage's worker makes of parcels by itself, given all at once: each one's failure."""
+    [spec, *_] = make_job(prepare(make_config(values("parallel"))), run="queued").hosts
     with placed([{"CPU": 1.0}], strategy="PACK", note=print) as group:
-        # Slow enough for all to be queued before the first is done.
-        worker = start_worker(replace(spec, delays_s={0: 0.5}), 0, group, bundle=0, beginning=beginning)
-        parcels = [Parcel((item,)) for item in items if item is not None]
-        entering = [ray.put((random_payload(spec, parcel.items[0]),)) for parcel in parcels]
+        beginning = Beginning(faults=(fault,))
+        worker = start_worker(
+            replace(spec, delays_s={0: delay_s}), 0, group, bundle=0, beginning=beginning, jemalloc=None
+        )
+        entering = [ray.put(tuple(random_payload(spec, item) for item in parcel.items)) for parcel in parcels]
         reports = [
             worker.hop.options(num_returns=2).remote(parcel, [payloads], turn)[1]
             for turn, (parcel, payloads) in enumerate(zip(parcels, entering, strict=True))
         ]
-        told = [future.exception() for future in [report.future() for report in reports] if wait([future])]
+        errors = [future.exception() for future in [report.future() for report in reports] if wait([future])]
         ray.kill(worker)
-    assert [type(error) for error in told[:2]] == [type(None)] * 2
-    assert all(isinstance(error, RayTaskError) and isinstance(error.cause, DeviceLostError) for error in told[2:])
+    return errors
 
 
 def test_what_kills_everyone_at_the_same_place_ends_the_run():

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from distblock.bench.rivals.trials import Outcome, Task, Trial, write_task
-from distblock.learning.memory import jemalloc_here, keeping_memory
+from distblock.learning.allocator import jemalloc_here, keeping_memory
 
 LIMIT_S = 600.0
 """Seconds that processes have for all their trials."""
