@@ -211,17 +211,17 @@ def cores_s(pieces: Sequence[Piece], around: Surroundings, replicas: int) -> dic
     """Seconds in which the cores of each node are done with a microbatch.
 
     Where more processes compute than there are cores, these are shared out evenly: whoever takes longest is not first,
-    and computes the rest of its step on one core while others idle. Data are read when there is room.
+    and computes the rest of its step on one core while others idle. Data are read, and calls are made, beside the first
+    worker, when there is room.
     """
-    reading_s = {pieces[0].seat.node: around.data_s}
-    # Calls are made beside the first worker.
-    computing_s = {pieces[0].seat.node: [around.call_s * (len(pieces) + 1)]}
+    beside_s = {pieces[0].seat.node: around.data_s + around.call_s * (len(pieces) + 1)}
+    computing_s: dict[str, list[float]] = {}
     for piece in pieces:
         more = [piece.compute_s - around.call_s] * (around.threads - 1)
         own = [piece.compute_s, *more] if around.threads else [around.call_s]
         computing_s.setdefault(piece.seat.node, []).extend(own * replicas)
     return {
-        node: max(shared_s(own, around.cores), (sum(own) + reading_s.get(node, 0.0)) / around.cores)
+        node: max(shared_s(own, around.cores), (sum(own) + beside_s.get(node, 0.0)) / around.cores)
         for node, own in computing_s.items()
     }
 

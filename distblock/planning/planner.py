@@ -1,8 +1,9 @@
 """The partition and placement with the highest throughput, by dynamic programming.
 
 For a pace that no part may exceed, dynamic programming over the blocks finds the layout that computes least in all
-(each stage has a classifier of its own, so more stages compute more); the pace is then the smallest for which the
-cores suffice, found by bisection.
+(each stage has a classifier of its own, so more stages compute more); the pace is then the smallest that all parts
+keep, or, where cores are short, one for which these suffice, too, found by bisection. With more workers than a node has
+cores nobody has proved that no other layout is better; tests look at all there are of small networks.
 
 Source: PipeDream's partitioner, Narayanan et al. 2019, doi:10.1145/3341301.3359646, section 3.1, for stages that pass
 nothing back, and with codecs, memory and unequal workers.
@@ -64,7 +65,21 @@ class Planner:
             return even
         # Cores are what is short.
         less = self._search(order, paces, computes_less=True)
-        return even if less is None else quickest([even, less])
+        return self._with_cuts_moved(even if less is None else quickest([even, less]), order)
+
+    def _with_cuts_moved(self, plan: Plan, order: Sequence[Seat]) -> Plan:
+        """With one cut after the other a block further, as long as that is quicker and fits."""
+        while True:
+            moved = [
+                self.of_cuts([*plan.cuts[:place], cut, *plan.cuts[place + 1 :]], order)
+                for place, own in enumerate(plan.cuts)
+                for cut in (own - 1, own + 1)
+                if cut not in (0, self.costs.num_blocks, *plan.cuts)
+            ]
+            best = min((other for other in moved if other.fits), key=lambda other: other.pace_s, default=plan)
+            if best.pace_s >= plan.pace_s:
+                return plan
+            plan = best
 
     def _search(self, order: Sequence[Seat], paces: Sequence[float], *, computes_less: bool) -> Plan | None:
         """By bisection: the smallest pace that each part keeps, so that none is much slower than another; or, as a

@@ -36,7 +36,8 @@ def test_a_heavy_block_stands_alone():
     assert plan.slowest.startswith("worker 1")
 
 
-@pytest.mark.parametrize("seed", range(12))
+# Seed 31: three workers share two cores.
+@pytest.mark.parametrize("seed", [*range(12), 31])
 def test_no_layout_of_all_there_are_is_better(seed: int):
     draw = random.Random(seed)
     profile = network(*(draw.uniform(0.001, 0.02) for _ in range(7)), leaving=draw.choice([1000, 500_000]))
