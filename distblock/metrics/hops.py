@@ -120,7 +120,8 @@ class HopMatcher:
     """Joins the two sides of hops: the n-th departure and the n-th arrival told of an edge make one.
 
     Data workers may tell out of order, so a pair is not always the two sides of the same microbatch; but an edge has
-    one receiver, so what is counted comes out the same, and so do sums of seconds.
+    one receiver, or replicas that are told in the same order at both ends, so what is counted comes out the same, and
+    so do sums of seconds.
     """
 
     def __init__(self) -> None:

@@ -351,7 +351,9 @@ class _Run:
             told_s=event.told_s,
             handled_s=time.time(),
         )
-        for reports in event.report:
+        # Microbatch by microbatch, all its replicas: both ends of an edge are told in that order then, even where calls
+        # of different length end in another one, and none of its replicas' hops is taken for another's.
+        for reports in zip(*event.report, strict=True):
             for report in reports:
                 self._tell_one(report, handling)
 
