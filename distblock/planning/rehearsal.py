@@ -88,12 +88,7 @@ def _tasks(config: Config, problem: Problem, build: Build | None, peers: Callabl
     )
     share = max(1, config.data.train_microbatch // config.replicas)
     return [
-        Task(
-            spec=replace(whole, stages=range(stage, stage + 1)),
-            num_samples=share,
-            peers=peers,
-            count=config.replicas,
-        )
+        Task(spec=replace(whole, stages=range(stage, stage + 1)), num_samples=share, peers=peers, count=config.replicas)
         for stage in whole.stages
     ]
 

@@ -13,7 +13,7 @@ from distblock.codecs.memcpy import memcpy_bytes_per_s
 from distblock.config import Config
 from distblock.data.dataset import DataSet
 from distblock.errors import RunFailedError
-from distblock.learning.allocator import jemalloc_here, keeping_memory
+from distblock.learning.allocator import children_keep_memory, jemalloc_here
 from distblock.messages import Item
 from distblock.planning.layout import Surroundings
 from distblock.schedule.parcels import parcel_size
@@ -77,8 +77,8 @@ def look_around(
 
 def _base_bytes() -> int:
     """Of a worker's process that hosts nothing yet."""
-    environment = {**os.environ, **keeping_memory(jemalloc_here())}
-    done = subprocess.run([sys.executable, "-c", _BASE], capture_output=True, text=True, check=False, env=environment)
+    with children_keep_memory():
+        done = subprocess.run([sys.executable, "-c", _BASE], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RunFailedError(f"plan: a process to measure did not start: {done.stderr[-300:]}")
     return int(done.stdout.split()[-1])
