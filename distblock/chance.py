@@ -21,10 +21,17 @@ def seeded(seed: int, device: torch.device = CPU) -> Iterator[None]:
         seed: from 0 to 2**63 - 1.
         device: where else is drawn.
     """
-    on_gpu = device.type == "cuda"
-    with torch.random.fork_rng([device] if on_gpu else []):
-        torch.default_generator.manual_seed(seed)
-        if on_gpu:
+    if device.type == "cuda":
+        with torch.random.fork_rng([device]):
+            torch.default_generator.manual_seed(seed)
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
+            yield
+        return
+    # `fork_rng` looks for devices first, which takes longer than a small stage's loss.
+    before = torch.default_generator.get_state()
+    try:
+        torch.default_generator.manual_seed(seed)
         yield
+    finally:
+        torch.default_generator.set_state(before)

@@ -39,7 +39,8 @@ def transport_cost(residuals: Sequence[Tensor]) -> Tensor:
     """
     if not residuals:
         raise ValueError("transport_cost: expected the residuals of at least one block, got none")
-    return torch.stack([_mean_square(residual) for residual in residuals]).sum()
+    costs = [_mean_square(residual) for residual in residuals]
+    return torch.stack(costs).sum() if len(costs) > 1 else costs[0]
 
 
 def stage_transport_cost(entering: Features, leaving: Features, residuals: Sequence[Tensor]) -> Tensor | None:

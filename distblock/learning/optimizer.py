@@ -83,6 +83,7 @@ class SGD(Optimizer):
             list(parameters),
             gradients,
             buffers,
+            foreach=_foreach(parameters),
             lr=self.lr,
             momentum=momentum,
             weight_decay=self._config.weight_decay,
@@ -115,6 +116,7 @@ class Adam(Optimizer):
             [state["exp_avg_sq"] for state in states],
             [],
             [state["step"] for state in states],
+            foreach=_foreach(parameters),
             lr=self.lr,
             beta1=self._config.momentum,
             beta2=ADAM_BETA2,
@@ -123,6 +125,11 @@ class Adam(Optimizer):
             amsgrad=False,
             maximize=False,
         )
+
+
+def _foreach(parameters: list[nn.Parameter]) -> bool | None:
+    """On a CPU torch takes one parameter at a time by itself, and looks at all of them each step to see that."""
+    return False if all(each.device.type == "cpu" for each in parameters[:1]) else None
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> Optimizer:

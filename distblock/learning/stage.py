@@ -309,19 +309,18 @@ class Stage:
         """Gradients of the local loss: of each own replica alone, then of all together."""
         for position, each in enumerate(passes):
             loss = local_loss(each.cross_entropy, each.cost, self._tau)
-            self._scaler.scale(loss * (each.count / item.batch_samples)).backward()
+            if each.count != item.batch_samples:
+                loss = loss * (each.count / item.batch_samples)
+            self._scaler.scale(loss).backward()
             if self._averaging is not None:
                 self._averaging.take_gradients(position)
         if self._averaging is not None:
             self._averaging.finish()
 
     def _measure(self, done: _Pass, *, lr: float | None) -> Measures:
-        """One transfer from the device for all figures."""
-        cross_entropy = done.cross_entropy
         correct = (done.logits.detach().argmax(dim=1) == done.labels).sum()
-        figures = [cross_entropy.detach().double(), correct.double()]
-        figures += [] if done.cost is None else [done.cost.detach().double()]
-        mean_loss, num_correct, *costs = torch.stack(figures).tolist()
+        figures = [done.cross_entropy.detach(), correct, *([] if done.cost is None else [done.cost.detach()])]
+        mean_loss, num_correct, *costs = self._numbers(figures)
         mean_cost = costs[0] if costs else 0.0
         return Measures(
             loss_sum=mean_loss * done.count,
@@ -330,6 +329,12 @@ class Stage:
             lr=lr,
             multiplier=None if lr is None or self._multiplier is None else self._multiplier.value,
         )
+
+    def _numbers(self, figures: Sequence[Tensor]) -> list[float]:
+        """One transfer from the device for all; on a CPU there is none, and to stack them takes longer than to read."""
+        if self.device.type == "cpu":
+            return [float(figure) for figure in figures]
+        return torch.stack([figure.double() for figure in figures]).tolist()
 
     def _check(self, measures: Measures, item: Item, features: Features, versions: list[int]) -> None:
         if not math.isfinite(measures.loss_sum + measures.transport_cost_sum):
@@ -361,6 +366,8 @@ class Stage:
 
 def _sum(measures: Sequence[Measures]) -> Measures:
     """Of all replicas of this process."""
+    if len(measures) == 1:
+        return measures[0]
     return replace(
         measures[0],
         loss_sum=sum(each.loss_sum for each in measures),
