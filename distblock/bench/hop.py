@@ -11,8 +11,8 @@ stores its own. *One by one* is the median of that, one hop after the other, and
 without arguments of the same two actors in turn. *In a stream* eight such chains are under way at once (fewer where
 their activations would come to more than 64 MiB): wall seconds over hops, which is what one more hop costs a pipeline
 that is busy, and the empty call beside it wall seconds over calls of eight chains of empty calls. *N a call*: a call
-takes in and hands out so many activations. What is smaller than 100 KiB Ray sends inside calls, by way of the driver:
-the whole hop sees that, put and fetch do not.
+takes in and hands out so many activations, together, as a parcel: one object. What is smaller than 100 KiB Ray sends
+inside calls, by way of the driver: the whole hop sees that, put and fetch do not.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ class Adam(Optimizer):
 
 def _foreach(parameters: list[nn.Parameter]) -> bool | None:
     """On a CPU torch takes one parameter at a time by itself, and looks at all of them each step to see that."""
-    return False if all(each.device.type == "cpu" for each in parameters[:1]) else None
+    return False if parameters and parameters[0].device.type == "cpu" else None
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> Optimizer:

@@ -68,21 +68,24 @@ class Costs:
         entering = profile.blocks[blocks.start - 1].leaving_bytes if blocks.start else profile.entering_bytes
         own = profile.codecs[codec] if blocks.start else None
         wire = entering if own is None else entering * own.share
-        # What the sender spends on encoding is reckoned at the receiver's edge, whose codec is being chosen.
-        codec_s = 0.0 if own is None else (own.encode_s + own.decode_s) * entering
-        compute_s = self.step_s(blocks) + codec_s
+        share = 1 / self._replicas
+        encode_s = 0.0 if own is None or before is None else share * own.encode_s * entering / before.speed
+        decode_s = 0.0 if own is None else share * own.decode_s * entering / seat.speed
+        takes_turn = codec in ChannelConfig.REMEMBERING
         is_near = before is None or before.node == seat.node
         rate = around.memcpy_bytes_per_s if is_near else around.link_bytes_per_s
-        share = 1 / self._replicas
         return Piece(
             blocks=blocks,
             seat=seat,
             codec=codec,
-            compute_s=share * compute_s / seat.speed + around.call_s,
+            compute_s=share * self.step_s(blocks) / seat.speed + around.call_s + (decode_s if takes_turn else 0.0),
             link_s=share * wire / rate,
             wire_bytes=wire,
             memory_bytes=self._memory_bytes(blocks) + self._crossing_bytes(blocks, codec),
             kept_bytes=self._kept_bytes_of(blocks, codec),
+            encode_s=encode_s,
+            decode_s=0.0 if takes_turn else decode_s,
+            takes_turn=takes_turn,
         )
 
     def step_s(self, blocks: range) -> float:
@@ -95,7 +98,11 @@ class Costs:
         """Of these parts, one a worker."""
         around = self._around
         pieces = tuple(
-            replace(piece, memory_bytes=self.whole_bytes(piece, sent))
+            replace(
+                piece,
+                compute_s=piece.compute_s + (0.0 if sent is None else sent.turn_s),
+                memory_bytes=self.whole_bytes(piece, sent),
+            )
             for piece, sent in zip_longest(pieces, pieces[1:])
         )
         paces = {
@@ -160,12 +167,16 @@ class Costs:
     def _with_codecs(self, offered: Sequence[Sequence[Piece]]) -> Plan:
         """The quickest plan, and in it at each edge the first codec that keeps its pace."""
         quickest = self.plan([min(pieces, key=_part_s) for pieces in offered])
+        # A codec may cost more, here and at the sender, than it spares the link.
+        cheapest = self.plan(
+            [min(pieces, key=lambda piece: max(piece.processor_s, piece.link_s)) for pieces in offered]
+        )
         first = self.plan(
             [next(piece for piece in pieces if _part_s(piece)[0] <= quickest.pace_s) for pieces in offered]
         )
         # Edges that share a link: each by itself may seem to keep up.
         least = self.plan([min(pieces, key=lambda piece: piece.link_s) for pieces in offered])
-        return min(first, quickest, least, key=lambda plan: (not plan.fits, plan.pace_s))
+        return min(first, quickest, cheapest, least, key=lambda plan: (not plan.fits, plan.pace_s))
 
     def least_bytes(self) -> list[float]:
         """Of a worker with one block alone, by block."""
@@ -210,15 +221,16 @@ class Costs:
 def cores_s(pieces: Sequence[Piece], around: Surroundings, replicas: int) -> dict[str, float]:
     """Seconds in which the cores of each node are done with a microbatch.
 
-    Where more processes compute than there are cores, these are shared out evenly: whoever takes longest is not first,
-    and computes the rest of its step on one core while others idle. Data are read, and calls are made, beside the first
-    worker, when there is room.
+    Where more computes than there are cores, these are shared out evenly: whoever takes longest is not first, and
+    computes the rest of its step on one core while others idle. Codecs that need not take their turn compute beside
+    their worker. Data are read, and calls are made, beside the first worker, when there is room.
     """
     beside_s = {pieces[0].seat.node: around.data_s + around.call_s * (len(pieces) + 1)}
     computing_s: dict[str, list[float]] = {}
-    for piece in pieces:
+    for piece, sent in zip_longest(pieces, pieces[1:]):
         more = [piece.compute_s - around.call_s] * (around.threads - 1)
-        own = [piece.compute_s, *more] if around.threads else [around.call_s]
+        beside = [piece.decode_s, 0.0 if sent is None else sent.encode_s - sent.turn_s]
+        own = [piece.compute_s, *more, *beside] if around.threads else [around.call_s]
         computing_s.setdefault(piece.seat.node, []).extend(own * replicas)
     return {
         node: max(shared_s(own, around.cores), (sum(own) + beside_s.get(node, 0.0)) / around.cores)
@@ -254,5 +266,5 @@ def _links_s(pieces: Sequence[Piece]) -> dict[str, float]:
 
 
 def _part_s(piece: Piece) -> tuple[float, float]:
-    """Seconds of a worker's slower part, and then of its computing."""
-    return max(piece.compute_s, piece.link_s), piece.compute_s
+    """Seconds of a worker's slower part, and then of all that it costs."""
+    return max(piece.compute_s, piece.link_s), piece.processor_s

@@ -66,11 +66,15 @@ class Piece:
         blocks: of its stage.
         seat: which worker.
         codec: of what enters it; fp32 for the images.
-        compute_s: of a microbatch, codecs included, on its own core.
+        compute_s: of a microbatch, on its own core; with what codecs do there that take their turn: decode what enters,
+            and, of a plan's pieces, encode what leaves.
         link_s: in which the link before it carries a microbatch.
         wire_bytes: of a microbatch on that link.
         memory_bytes: that it takes at most; of a plan's pieces, with the samples that codecs keep.
         kept_bytes: of the samples that its codec keeps, here and once more at the sender.
+        encode_s: in which the sender encodes what enters it.
+        decode_s: in which that is decoded here, beside its computing.
+        takes_turn: its codec has to see microbatches in order, so it encodes and decodes in turn with what is computed.
     """
 
     blocks: range
@@ -81,6 +85,19 @@ class Piece:
     wire_bytes: float
     memory_bytes: float
     kept_bytes: float = 0.0
+    encode_s: float = 0.0
+    decode_s: float = 0.0
+    takes_turn: bool = False
+
+    @property
+    def turn_s(self) -> float:
+        """Which its sender's computing takes longer for its codec."""
+        return self.encode_s if self.takes_turn else 0.0
+
+    @property
+    def processor_s(self) -> float:
+        """All that it costs, wherever."""
+        return self.compute_s + self.encode_s + self.decode_s
 
     @property
     def memory_share(self) -> float:

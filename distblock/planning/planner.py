@@ -130,7 +130,7 @@ class Planner:
                     piece = self._cheapest(range(start, stop), seat, before, pace_s, sender=sender)
                     if piece is None:
                         continue
-                    total_s = so_far_s + piece.compute_s
+                    total_s = so_far_s + piece.processor_s
                     if stop not in row or total_s < row[stop][0]:
                         row[stop] = total_s, piece
             least.append(row)
@@ -148,14 +148,15 @@ class Planner:
     def _cheapest(
         self, blocks: range, seat: Seat, before: Seat | None, pace_s: float, *, sender: Piece | None
     ) -> Piece | None:
-        """The first codec that keeps the pace and fits, here and at the sender; None: none does."""
+        """The first codec with which pace and memory are kept, here and at the sender; None: with none."""
         if not blocks:
             return None
         for piece in self.costs.offered(blocks, seat, before):
             fits = self.costs.whole_bytes(piece) <= seat.memory_bytes and (
                 sender is None or self.costs.whole_bytes(sender, piece) <= sender.seat.memory_bytes
             )
-            if fits and max(piece.compute_s, piece.link_s) <= pace_s:
+            sender_s = 0.0 if sender is None else sender.compute_s + piece.turn_s
+            if fits and max(piece.compute_s, piece.link_s, sender_s) <= pace_s:
                 return piece
         return None
 

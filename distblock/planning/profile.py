@@ -24,6 +24,7 @@ from distblock.codecs.cast import Features, named_tensors, num_bytes, rebuild
 from distblock.codecs.edge import EdgeCodec, Microbatch, kept_sample_bytes
 from distblock.codecs.staging import Staging
 from distblock.config import ChannelConfig, Codec, Config
+from distblock.learning.allocator import children_keep_memory
 from distblock.learning.blueprint import Build, Problem, classifier_of, network
 from distblock.learning.network import Block, detach, main_tensor, run_blocks
 from distblock.learning.objective import local_loss, stage_transport_cost
@@ -129,7 +130,11 @@ def profile(
     task = _Task(config=config, problem=problem, build=build, codecs=tuple(codecs), repeats=repeats)
     if processes == 1:
         return _measure(task)
-    with ended_is_told("profiled the network"), ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with (
+        ended_is_told("profiled the network"),
+        children_keep_memory(),
+        ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool,
+    ):
         return _mean(list(pool.map(_measure, [task] * processes)))
 
 

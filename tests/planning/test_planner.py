@@ -12,8 +12,8 @@ from planning.networks import network
 
 from distblock.config import Codec
 from distblock.errors import InputError
-from distblock.planning.costs import Costs, shared_s
-from distblock.planning.layout import Rehearsed, Seat, Surroundings
+from distblock.planning.costs import Costs, cores_s, shared_s
+from distblock.planning.layout import Plan, Rehearsed, Seat, Surroundings
 from distblock.planning.planner import Planner
 from distblock.planning.profile import CodecProfile, Profile
 
@@ -68,6 +68,30 @@ def test_a_codec_is_taken_where_the_link_holds_back_and_not_within_a_node():
     by_edge = {(before.seat.node, after.seat.node): after.codec for before, after in itertools.pairwise(plan.pieces)}
     assert set(by_edge.values()) == {"fp32", "int8"}
     assert all(codec == ("fp32" if before == after else "int8") for (before, after), codec in by_edge.items())
+
+
+def coded(codec: Codec, around: Surroundings) -> Plan:
+    """640,000 bytes cross from a to b; encoding takes 3.2 ms at the sender, which is half as fast, decoding 0.64."""
+    profile = network(0.01, 0.01, leaving=640_000)
+    own = CodecProfile(encode_s=2.5e-9, decode_s=1e-9, share=0.25)
+    costs = Costs(replace(profile, codecs={**profile.codecs, codec: own}), around, codecs=[codec])
+    return Planner(costs).of_cuts([1], [Seat(node="a", speed=0.5), Seat(node="b")])
+
+
+def test_codecs_compute_beside_their_workers():
+    around = replace(AROUND, cores=1)
+    plan = coded("int4", around)
+    # Both steps are 0.008 s and a classifier's 0.001.
+    assert [piece.compute_s for piece in plan.pieces] == pytest.approx([0.018, 0.009])
+    assert cores_s(plan.pieces, around, 1) == pytest.approx({"a": 0.018 + 0.0032, "b": 0.009 + 0.00064})
+    assert (plan.pace_s, plan.slowest) == (pytest.approx(0.0212), "the cores of node a")
+    assert coded("int4", AROUND).pace_s == pytest.approx(0.018)
+
+
+def test_codecs_that_remember_compute_in_turn():
+    plan = coded("diff4", AROUND)
+    assert [piece.compute_s for piece in plan.pieces] == pytest.approx([0.018 + 0.0032, 0.009 + 0.00064])
+    assert (plan.pace_s, plan.slowest) == (pytest.approx(0.0212), "worker 0, blocks 0 to 0")
 
 
 def test_a_link_that_costs_more_than_a_worker_gains_is_left_out():

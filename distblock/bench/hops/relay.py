@@ -1,8 +1,8 @@
 """The two ends of a hop, without training: an actor that takes activations in and hands activations out.
 
-It follows `distblock.runtime.worker.StageWorker`: references come inside a list and are fetched in the call's own
-thread; computing, here of nothing, happens in one further thread; the method is a generator, and the time between its
-yielding an activation and going on is what storing it cost.
+It follows `distblock.runtime.worker.StageWorker`: a reference comes inside a list and is fetched in the call's own
+thread; computing, here of nothing, happens in one further thread; the method is a generator that hands out all that
+the call has encoded as one object, and the time between its yielding it and going on is what storing it cost.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Way = Literal["distblock", "torch tensor"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hop:
-    """Seconds of one hop at the worker that takes an activation in and hands the next one out.
+    """Seconds of a call at the worker that takes activations in and hands the next ones out.
 
     Attributes:
         fetch_s, decode_s: of what came in; None where nothing did.
@@ -62,20 +62,17 @@ class Relay:
     def nothing(self) -> None:
         """The empty call."""
 
-    def hop(self, entering: list[ObjectRef], way: Way, count: int) -> Iterator[Payload | Tensor | list[Hop]]:
-        """Take in what there is, hand out so many activations, then what each of them cost."""
-        fetched = [self._fetch(reference, way) for reference in entering]
+    def hop(self, entering: list[ObjectRef], way: Way, count: int) -> Iterator[tuple[Payload, ...] | Tensor | Hop]:
+        """Take in what there is, hand out so many activations (as a torch tensor one), then what that cost."""
+        fetch_s, decode_s = self._fetch(entering[0], way) if entering else (None, None)
         features = self._computing.submit(lambda: self._features).result()
-        hops = []
-        for number in range(count):
-            begun_s = self._clock()
-            leaving = self._encode(features, number) if way == "distblock" else features
-            encoded_s = self._clock()
-            yield leaving
-            put_s = self._clock() - encoded_s
-            fetch_s, decode_s = fetched[number] if fetched else (None, None)
-            hops.append(Hop(fetch_s=fetch_s, decode_s=decode_s, encode_s=encoded_s - begun_s, put_s=put_s))
-        yield hops
+        begun_s = self._clock()
+        ours = way == "distblock"
+        leaving = tuple(self._encode(features, number) for number in range(count)) if ours else features
+        encoded_s = self._clock()
+        yield leaving
+        put_s = self._clock() - encoded_s
+        yield Hop(fetch_s=fetch_s, decode_s=decode_s, encode_s=encoded_s - begun_s, put_s=put_s)
 
     def copy(self) -> tuple[float, float]:
         """Seconds of a plain memcpy of the activation's bytes, as `copy_s` has it."""
@@ -97,7 +94,8 @@ class Relay:
         value = ray.get(reference)
         fetched_s = self._clock()
         if way == "distblock":
-            decode(value, staging=self._staging)
+            for payload in value:
+                decode(payload, staging=self._staging)
         return fetched_s - asked_s, self._clock() - fetched_s
 
     def _encode(self, features: Tensor, number: int) -> Payload:

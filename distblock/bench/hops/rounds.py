@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, get_args
 
 import ray
@@ -14,6 +13,7 @@ from distblock.bench.hops.relay import Hop, Relay, Way
 from distblock.bench.hops.streams import Ask, Value, stream
 from distblock.config import make_config
 from distblock.errors import InputError
+from distblock.learning.allocator import jemalloc_here, keeping_memory
 from distblock.runtime.cluster import joined, placed
 from distblock.runtime.crew import num_threads
 from distblock.runtime.seats import Actor
@@ -87,13 +87,14 @@ def relays(address: str | None, *, apart: bool) -> Iterator[list[Actor]]:
     needed = [{"CPU": CPUS}] * 2
     with joined(config, needed), placed(needed, strategy=strategy, note=print) as group:
         # What others have set for themselves must not change Ray's plain way.
-        plain = {"env_vars": {"RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "0"}}
+        plain = {"RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "0"}
+        environment = {"env_vars": {**keeping_memory(jemalloc_here()), **plain}}
         actors: list[Actor] = [
             ray.remote(Relay)
             .options(
                 num_cpus=CPUS,
                 max_concurrency=num_threads(config),
-                runtime_env=plain,
+                runtime_env=environment,
                 placement_group=group,
                 placement_group_bundle_index=bundle,
             )
@@ -142,7 +143,7 @@ def _size(actors: Sequence[Actor], size: int, per_call: Sequence[int], most_byte
     copies = [ray.get(actors[turn % 2].copy.remote()) for turn in range(few)]
     numbers = [number for number in per_call if number == 1 or number * size <= BYTES]
     return SizeRound(
-        hops={way: list(chain(*streamed.reports)) for way, streamed in streams.items()},
+        hops={way: streamed.reports for way, streamed in streams.items()},
         hops_s={way: streamed.calls_s for way, streamed in streams.items()},
         fresh_s=[fresh_s for fresh_s, _ in copies],
         again_s=[again_s for _, again_s in copies],
@@ -160,8 +161,7 @@ def _streamed_s(actors: Sequence[Actor], size: int, per_call: int, most_bytes: i
 
 def _hop(actors: Sequence[Actor], way: Way, per_call: int) -> Ask:
     def ask(turn: int, entering: Value) -> tuple[Value, Any]:
-        method = actors[turn % 2].hop.options(num_returns=per_call + 1)
-        *leaving, report = method.remote(list(entering), way, per_call)
+        *leaving, report = actors[turn % 2].hop.options(num_returns=2).remote(list(entering), way, per_call)
         return leaving, report
 
     return ask
