@@ -14,7 +14,7 @@ from distblock.learning.objective import local_loss, stage_tau, stage_transport_
 def test_transport_cost_by_hand():
     a = torch.full((2, 1, 1, 2), 3.0)  # every element 9 when squared
     b = torch.full((2, 4, 1, 1), 0.5)  # every element 0.25
-    assert transport_cost([a, b]).item() == 9.25
+    assert transport_cost([a, b]).item() == pytest.approx(9.25, rel=1e-6)
 
 
 def test_transport_cost_wants_residuals():
@@ -37,6 +37,19 @@ def test_gradient_of_the_transport_cost_by_hand():
     assert torch.equal(residual.grad, 2 * residual.detach() / 4)
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_transport_cost_is_the_mean_of_squares_and_autograd_agrees(memory_format: torch.memory_format):
+    """Oracle: torch's own operations in float64."""
+    residual = torch.randn(4, 8, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    own, other = (residual.contiguous(memory_format=memory_format).float().requires_grad_() for _ in range(2))
+    cost = 3 * transport_cost([own, 2 * own])
+    cost.backward()
+    expected = 3 * (other.double().square().mean() + (2 * other.double()).square().mean())
+    expected.backward()
+    torch.testing.assert_close(cost.double(), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(own.grad, other.grad, rtol=1e-6, atol=0)
+
+
 def test_a_residual_stage_pays_for_its_residuals_alone():
     entering, leaving = torch.zeros(2, 3), torch.ones(2, 3)
     cost = stage_transport_cost(entering, leaving, [torch.full((2, 3), 2.0)])
@@ -49,7 +62,7 @@ def test_a_plain_stage_pays_for_the_way_it_moves_its_main_tensor():
     leaving = (torch.full((2, 3), -3.0), torch.ones(7))
     cost = stage_transport_cost(entering, leaving, [])
     assert cost is not None
-    assert cost.item() == 9
+    assert cost.item() == pytest.approx(9, rel=1e-6)
 
 
 def test_a_plain_stage_that_changes_the_shape_pays_nothing():
