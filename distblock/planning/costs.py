@@ -222,18 +222,20 @@ def cores_s(pieces: Sequence[Piece], around: Surroundings, replicas: int) -> dic
     """Seconds in which the cores of each node are done with a microbatch.
 
     Where more computes than there are cores, these are shared out evenly: whoever takes longest is not first, and
-    computes the rest of its step on one core while others idle. Codecs that need not take their turn compute beside
-    their worker. Data are read, and calls are made, beside the first worker, when there is room.
+    computes the rest of its step on one core while others idle. Codecs that need not take their turn compute, and
+    outputs are stored, beside their worker; data are read, and calls are made, beside the first one.
     """
-    beside_s = {pieces[0].seat.node: around.data_s + around.call_s * (len(pieces) + 1)}
-    computing_s: dict[str, list[float]] = {}
+    reading_s = [around.data_s / around.data_workers] * around.data_workers
+    computing_s: dict[str, list[float]] = {pieces[0].seat.node: [*reading_s, around.call_s * (len(pieces) + 1)]}
     for piece, sent in zip_longest(pieces, pieces[1:]):
         more = [piece.compute_s - around.call_s] * (around.threads - 1)
-        beside = [piece.decode_s, 0.0 if sent is None else sent.encode_s - sent.turn_s]
+        beside = [piece.decode_s]
+        if sent is not None:
+            beside.append(sent.encode_s - sent.turn_s + sent.wire_bytes / replicas / around.memcpy_bytes_per_s)
         own = [piece.compute_s, *more, *beside] if around.threads else [around.call_s]
         computing_s.setdefault(piece.seat.node, []).extend(own * replicas)
     return {
-        node: max(shared_s(own, around.cores), (sum(own) + beside_s.get(node, 0.0)) / around.cores)
+        node: shared_s([*own, around.ray_cores * shared_s(own, around.cores)], around.cores)
         for node, own in computing_s.items()
     }
 

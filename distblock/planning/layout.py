@@ -41,6 +41,7 @@ class Surroundings:
         data_s: processor seconds in which a microbatch is read.
         data_workers: that read at once.
         threads: cores that a worker's computing keeps busy; 0: it computes elsewhere.
+        ray_cores: of each node, that Ray's own processes keep busy.
     """
 
     cores: int
@@ -56,6 +57,7 @@ class Surroundings:
     data_s: float = 0.0
     data_workers: int = 1
     threads: int = 1
+    ray_cores: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,10 @@ CALL_S = 0.003
 """Processor seconds of a call at the worker and at the driver together, whatever it carries: 1.5 ms each on one core of
 an AMD EPYC, by ``distblock bench driver``."""
 
+RAY_CORES = 0.05
+"""Of a core, what Ray's own processes of a node keep busy (raylet and agents; on the first, GCS and dashboard): 0.05 on
+an AMD EPYC while two workers trained ResNet-20."""
+
 CONNECTED_BYTES = 30e6
 """That a worker's process takes more than what it has imported and what its stages take in a trial, once it is one of
 Ray's: 26 to 34 MB by small stages of ResNets on digits, on a CPU."""
@@ -72,6 +76,7 @@ def look_around(
         data_s=_data_s(config, data),
         data_workers=config.data.workers,
         threads=0 if on_gpu else config.resources.threads_per_worker,
+        ray_cores=RAY_CORES,
     )
 
 
