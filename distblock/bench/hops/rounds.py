@@ -13,7 +13,6 @@ from distblock.bench.hops.relay import Hop, Relay, Way
 from distblock.bench.hops.streams import Ask, Value, stream
 from distblock.config import make_config
 from distblock.errors import InputError
-from distblock.learning.allocator import jemalloc_here, keeping_memory
 from distblock.runtime.cluster import joined, placed
 from distblock.runtime.crew import num_threads
 from distblock.runtime.seats import Actor
@@ -86,15 +85,14 @@ def relays(address: str | None, *, apart: bool) -> Iterator[list[Actor]]:
     config = make_config({"address": address, "resources": {"strategy": strategy}})
     needed = [{"CPU": CPUS}] * 2
     with joined(config, needed), placed(needed, strategy=strategy, note=print) as group:
-        # What others have set for themselves must not change Ray's plain way.
-        plain = {"RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "0"}
-        environment = {"env_vars": {**keeping_memory(jemalloc_here()), **plain}}
+        # What others have set for themselves must not change Ray's plain way; nor must an allocator that is not Ray's.
+        plain = {"env_vars": {"RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "0"}}
         actors: list[Actor] = [
             ray.remote(Relay)
             .options(
                 num_cpus=CPUS,
                 max_concurrency=num_threads(config),
-                runtime_env=environment,
+                runtime_env=plain,
                 placement_group=group,
                 placement_group_bundle_index=bundle,
             )
