@@ -57,6 +57,8 @@ class Options(Outputs):
     """microbatches a call, in streams"""
     ray_perf: bool = False
     """Ray's own microbenchmark beside it: two minutes more"""
+    keep_memory: bool = False
+    """the two actors take the allocator of distblock's workers, which keeps what is freed, instead of Ray's own"""
     direct: bool = False
     """Ray Direct Transport over gloo beside it, on the same node"""
     address: str | None = None
@@ -93,7 +95,7 @@ def main(arguments: Sequence[str]) -> None:
         raise InputError("--line-rate: expected --apart with it, got it alone")
     if options.apart and options.address is None:
         raise InputError("--apart: expected --address of a cluster with two nodes or more, or --hosts, got neither")
-    with relays(options.address, apart=options.apart) as actors:
+    with relays(options.address, apart=options.apart, keep_memory=options.keep_memory) as actors:
         rounds = measure(
             *(actors, sizes), rounds=options.rounds, per_call=options.per_call, line_rate=options.line_rate
         )

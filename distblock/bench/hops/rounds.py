@@ -13,6 +13,7 @@ from distblock.bench.hops.relay import Hop, Relay, Way
 from distblock.bench.hops.streams import Ask, Value, stream
 from distblock.config import make_config
 from distblock.errors import InputError
+from distblock.learning.allocator import jemalloc_here, keeping_memory
 from distblock.runtime.cluster import joined, placed
 from distblock.runtime.crew import num_threads
 from distblock.runtime.seats import Actor
@@ -75,8 +76,13 @@ class Round:
 
 
 @contextmanager
-def relays(address: str | None, *, apart: bool) -> Iterator[list[Actor]]:
+def relays(address: str | None, *, apart: bool, keep_memory: bool = False) -> Iterator[list[Actor]]:
     """Two of them, on one node or on two.
+
+    Args:
+        address: of the cluster; None: an embedded one.
+        apart: on two nodes.
+        keep_memory: with the allocator of distblock's workers, instead of the one that Ray's actors have.
 
     Raises:
         InputError: there is no cluster at the address, or it does not have the nodes.
@@ -85,14 +91,15 @@ def relays(address: str | None, *, apart: bool) -> Iterator[list[Actor]]:
     config = make_config({"address": address, "resources": {"strategy": strategy}})
     needed = [{"CPU": CPUS}] * 2
     with joined(config, needed), placed(needed, strategy=strategy, note=print) as group:
-        # What others have set for themselves must not change Ray's plain way; nor must an allocator that is not Ray's.
-        plain = {"env_vars": {"RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "0"}}
+        # What others have set for themselves must not change Ray's plain way.
+        plain = {"RAY_ENABLE_ZERO_COPY_TORCH_TENSORS": "0"}
+        allocator = keeping_memory(jemalloc_here()) if keep_memory else {}
         actors: list[Actor] = [
             ray.remote(Relay)
             .options(
                 num_cpus=CPUS,
                 max_concurrency=num_threads(config),
-                runtime_env=plain,
+                runtime_env={"env_vars": {**allocator, **plain}},
                 placement_group=group,
                 placement_group_bundle_index=bundle,
             )
