@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -21,17 +21,19 @@ def seeded(seed: int, device: torch.device = CPU) -> Iterator[None]:
         seed: from 0 to 2**63 - 1.
         device: where else is drawn.
     """
-    if device.type == "cuda":
-        with torch.random.fork_rng([device]):
-            torch.default_generator.manual_seed(seed)
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-            yield
-        return
-    # `fork_rng` looks for devices first, which takes longer than a small stage's loss.
+    # Of a CPU alone `fork_rng` would look for devices first, which takes longer than a small stage's loss.
     before = torch.default_generator.get_state()
     try:
         torch.default_generator.manual_seed(seed)
-        yield
+        with _gpu_seeded(seed, device) if device.type == "cuda" else nullcontext():
+            yield
     finally:
         torch.default_generator.set_state(before)
+
+
+@contextmanager
+def _gpu_seeded(seed: int, device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng([device]):
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+        yield

@@ -200,6 +200,7 @@ def _title(options: Options) -> str:
     where = "two nodes" if options.apart else "same node"
     if options.line_rate is not None:
         where += f", line {options.line_rate * 8e-6:.0f} Mbit/s"
+    where += ", memory is kept" if options.keep_memory else ""
     return f"a hop by size, fp32, {where}, {options.rounds} rounds"
 
 

@@ -99,8 +99,8 @@ def detach(features: Features) -> Features:
 
 
 def part_of(features: Features, part: slice | Tensor) -> Features:
-    """Some of the samples; of a slice views, and of all samples the features themselves."""
-    if isinstance(part, slice) and part == slice(None):
+    """Some of the samples; of a slice views, and of all samples a tensor itself."""
+    if isinstance(features, Tensor) and isinstance(part, slice) and part == slice(None):
         return features
     return rebuild({key: tensor[part] for key, tensor in named_tensors(features)})
 

@@ -123,16 +123,16 @@ class _MeanSquare(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, residual: Tensor) -> Tensor:
-        """Sums of each sample first: exact enough for a mean over millions of squares."""
+        """Within some 1e-5, since sums are of whole samples; the gradient does not depend on it."""
         ctx.save_for_backward(residual)
         norms = torch.linalg.vector_norm(residual, dim=tuple(range(1, residual.ndim)) or None, dtype=_exact(residual))
-        return norms.square().sum() / residual.numel()
+        return norms.square().sum() / max(1, residual.numel())
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         """``2 r / n``, times what comes."""
         (residual,) = ctx.saved_tensors
-        return (residual.to(_exact(residual)) * (gradients[0] * (2 / residual.numel()))).to(residual.dtype)
+        return (residual.to(_exact(residual)) * (gradients[0] * (2 / max(1, residual.numel())))).to(residual.dtype)
 
 
 def _exact(residual: Tensor) -> torch.dtype:

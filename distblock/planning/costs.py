@@ -15,6 +15,9 @@ from distblock.config import ChannelConfig, Codec
 from distblock.planning.layout import Piece, Plan, Rehearsed, Seat, Surroundings
 from distblock.planning.profile import Profile
 
+MARGIN = 0.01
+"""By which other codecs have to make a plan quicker to be taken before the preferred ones."""
+
 IN_FLIGHT = 4
 """Calls whose inputs a worker has decoded ahead, unless their codec has to see them in order."""
 
@@ -47,6 +50,10 @@ class Costs:
         """Of the network."""
         return len(self._profile.blocks)
 
+    def in_turn(self) -> list[Codec]:
+        """Of the codecs that an edge may have, those for which its sender takes longer, or keeps samples."""
+        return [codec for codec in self._codecs if codec in ChannelConfig.REMEMBERING or not self._around.threads]
+
     @property
     def around(self) -> Surroundings:
         """What the workers have around them."""
@@ -71,7 +78,8 @@ class Costs:
         share = 1 / self._replicas
         encode_s = 0.0 if own is None or before is None else share * own.encode_s * entering / before.speed
         decode_s = 0.0 if own is None else share * own.decode_s * entering / seat.speed
-        takes_turn = codec in ChannelConfig.REMEMBERING
+        # On a GPU codecs compute on what its stages do.
+        takes_turn = before is not None and (codec in ChannelConfig.REMEMBERING or not around.threads)
         is_near = before is None or before.node == seat.node
         rate = around.memcpy_bytes_per_s if is_near else around.link_bytes_per_s
         return Piece(
@@ -111,8 +119,11 @@ class Costs:
         }
         paces |= _links_s(pieces)
         paces["reading the data"] = around.data_s / around.data_workers
+        paces["the driver's calls"] = around.call_s * (len(pieces) + 1)
+        paces |= {f"the codec into worker {place}": _codec_s(piece) for place, piece in enumerate(pieces)}
         paces |= {
-            f"the cores of node {node}": seconds for node, seconds in cores_s(pieces, around, self._replicas).items()
+            f"the cores of node {node}": shared_s(seconds, around.cores)
+            for node, seconds in seconds_by_node(pieces, around, self._replicas).items()
         }
         slowest = max(paces, key=paces.__getitem__)
         return Plan(
@@ -176,7 +187,8 @@ class Costs:
         )
         # Edges that share a link: each by itself may seem to keep up.
         least = self.plan([min(pieces, key=lambda piece: piece.link_s) for pieces in offered])
-        return min(first, quickest, cheapest, least, key=lambda plan: (not plan.fits, plan.pace_s))
+        best = min(first, quickest, cheapest, least, key=lambda plan: (not plan.fits, plan.pace_s))
+        return first if first.fits and first.pace_s <= best.pace_s * (1 + MARGIN) else best
 
     def least_bytes(self) -> list[float]:
         """Of a worker with one block alone, by block."""
@@ -218,30 +230,31 @@ class Costs:
         return self._around.base_bytes + state + (self._around.allocated * (kept + passing) + making) / self._replicas
 
 
-def cores_s(pieces: Sequence[Piece], around: Surroundings, replicas: int) -> dict[str, float]:
-    """Seconds in which the cores of each node are done with a microbatch.
+def seconds_by_node(pieces: Sequence[Piece], around: Surroundings, replicas: int) -> dict[str, list[float]]:
+    """Processor seconds, for a microbatch, of each that computes on a node.
 
-    Where more computes than there are cores, these are shared out evenly: whoever takes longest is not first, and
-    computes the rest of its step on one core while others idle. Codecs that need not take their turn compute, and
-    outputs are stored, beside their worker; data are read, and calls are made, beside the first one.
+    Codecs that need not take their turn compute, and outputs are stored, beside their worker; data are read, and calls
+    are made, beside the first one.
     """
     reading_s = [around.data_s / around.data_workers] * around.data_workers
     computing_s: dict[str, list[float]] = {pieces[0].seat.node: [*reading_s, around.call_s * (len(pieces) + 1)]}
     for piece, sent in zip_longest(pieces, pieces[1:]):
         more = [piece.compute_s - around.call_s] * (around.threads - 1)
-        beside = [piece.decode_s]
+        own = [piece.compute_s, *more] if around.threads else [around.call_s]
+        own.append(piece.decode_s)
         if sent is not None:
-            beside.append(sent.encode_s - sent.turn_s + sent.wire_bytes / replicas / around.memcpy_bytes_per_s)
-        own = [piece.compute_s, *more, *beside] if around.threads else [around.call_s]
+            own += [sent.encode_s - sent.turn_s, sent.wire_bytes / replicas / around.memcpy_bytes_per_s]
         computing_s.setdefault(piece.seat.node, []).extend(own * replicas)
-    return {
-        node: shared_s([*own, around.ray_cores * shared_s(own, around.cores)], around.cores)
-        for node, own in computing_s.items()
-    }
+    return {node: [*own, around.ray_cores * shared_s(own, around.cores)] for node, own in computing_s.items()}
 
 
 def shared_s(seconds: Sequence[float], cores: int) -> float:
-    """After how long all are done that begin at once, each on a core of its own or on an even share of them."""
+    """After how long all are done that begin at once, each on a core of its own or on an even share of them.
+
+    Whoever takes longest is not first, and computes the rest of its step on one core while others idle.
+    """
+    if len(seconds) <= cores:
+        return max(seconds, default=0.0)
     done_s, before_s = 0.0, 0.0
     for place, own_s in enumerate(sorted(seconds)):
         done_s += (own_s - before_s) * max(1.0, (len(seconds) - place) / cores)
@@ -265,6 +278,11 @@ def _links_s(pieces: Sequence[Piece]) -> dict[str, float]:
             pieces[place].link_s for place in places
         )
     return found
+
+
+def _codec_s(piece: Piece) -> float:
+    """What takes longer of encoding and decoding what enters, where neither takes its turn."""
+    return max(piece.encode_s - piece.turn_s, piece.decode_s)
 
 
 def _part_s(piece: Piece) -> tuple[float, float]:

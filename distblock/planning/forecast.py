@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from rich.table import Table
 
-from distblock.planning.costs import cores_s
+from distblock.planning.costs import seconds_by_node, shared_s
 from distblock.planning.layout import Plan, Surroundings
 from distblock.planning.simulation import simulate
 from distblock.schedule.replay import Absence, Link, Span
@@ -38,7 +38,7 @@ class Share:
     """What a worker does, as shares of the whole time.
 
     Attributes:
-        computing: codecs included.
+        computing: with codecs that take their turn there.
         away: not there.
         waiting: neither.
         exposed: of that, while its next input was on the link: communication that nothing hides.
@@ -128,11 +128,11 @@ def forecast_table(found: Forecast) -> Table:
 
 def _compute_s(plan: Plan, around: Surroundings) -> list[float]:
     """Of each worker, as long as it takes beside the others of its node."""
-    slowest_s: dict[str, float] = {}
-    for piece in plan.pieces:
-        slowest_s[piece.seat.node] = max(piece.compute_s, slowest_s.get(piece.seat.node, 0.0))
-    shared_s = cores_s(plan.pieces, around, plan.replicas)
-    return [piece.compute_s * max(1.0, shared_s[piece.seat.node] / slowest_s[piece.seat.node]) for piece in plan.pieces]
+    slower = {
+        node: shared_s(seconds, around.cores) / max(seconds)
+        for node, seconds in seconds_by_node(plan.pieces, around, plan.replicas).items()
+    }
+    return [piece.compute_s * slower[piece.seat.node] for piece in plan.pieces]
 
 
 def _share(spans: Sequence[Span], absences: Sequence[Absence], wall_s: float) -> Share:

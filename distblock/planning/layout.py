@@ -76,7 +76,8 @@ class Piece:
         kept_bytes: of the samples that its codec keeps, here and once more at the sender.
         encode_s: in which the sender encodes what enters it.
         decode_s: in which that is decoded here, beside its computing.
-        takes_turn: its codec has to see microbatches in order, so it encodes and decodes in turn with what is computed.
+        takes_turn: its codec encodes and decodes in turn with what is computed: it has to see microbatches in order, or
+            works on a GPU.
     """
 
     blocks: range

@@ -12,12 +12,15 @@ nothing back, and with codecs, memory and unequal workers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise, permutations
 
+from distblock.config import Codec
 from distblock.errors import InputError
-from distblock.planning.costs import Costs
+from distblock.planning.costs import MARGIN, Costs
 from distblock.planning.layout import Piece, Plan, Seat
+
+_State = tuple[int, Codec | None]
 
 MOST_ORDERS = 720
 """Orders of unequal workers that are tried; of more, the one by speed alone."""
@@ -101,62 +104,70 @@ class Planner:
         return best
 
     def _with_best_codecs(self, plan: Plan) -> Plan:
-        """The same stages with what suits them together, where that is quicker and fits."""
+        """The same stages with what suits them together, where that fits and is as quick."""
         other = self.costs.of_blocks([piece.blocks for piece in plan.pieces], [piece.seat for piece in plan.pieces])
-        return other if other.fits and other.pace_s < plan.pace_s else plan
+        return other if other.fits and other.pace_s <= plan.pace_s * (1 + MARGIN) else plan
 
     def _paces(self, order: Sequence[Seat]) -> Iterator[float]:
-        """All that some piece may take."""
+        """All that some piece may take, and with what a codec of the next one has it do in turn."""
         for place, seat in enumerate(order):
             before = order[place - 1] if place else None
             for start in range(self.costs.num_blocks) if place else [0]:
                 for stop in range(start + 1, self.costs.num_blocks + 1):
+                    sent = self._entering(stop, order, place + 1)
                     for piece in self.costs.offered(range(start, stop), seat, before):
                         yield piece.compute_s
                         yield piece.link_s
+                        yield from (piece.compute_s + next_one.turn_s for next_one in sent.values())
 
     def _least(self, order: Sequence[Seat], pace_s: float) -> list[Piece] | None:
         """The pieces that compute least in all, none of them slower than the pace and none too large."""
         count, num_blocks = len(order), self.costs.num_blocks
-        # The least seconds with which the first blocks are computed by the first workers, and the last piece of it.
-        least: list[dict[int, tuple[float, Piece | None]]] = [{0: (0.0, None)}]
+        # By how many blocks the first workers compute, and by the codec behind these if it asks something of its
+        # sender: the least seconds, the last piece of it, and where that comes from.
+        least: list[dict[_State, tuple[float, Piece | None, _State | None]]] = [{(0, None): (0.0, None, None)}]
         for place, seat in enumerate(order):
-            row: dict[int, tuple[float, Piece | None]] = {}
+            row: dict[_State, tuple[float, Piece | None, _State | None]] = {}
             before = order[place - 1] if place else None
-            for start, (so_far_s, sender) in least[-1].items():
-                last_stop = num_blocks - (count - place - 1)
-                stops = [num_blocks] if place == count - 1 else range(start + 1, last_stop + 1)
-                for stop in stops:
-                    piece = self._cheapest(range(start, stop), seat, before, pace_s, sender=sender)
+            last_stop = num_blocks - (count - place - 1)
+            for state, (so_far_s, _, _) in least[-1].items():
+                start, codec = state
+                for stop in [num_blocks] if place == count - 1 else range(start + 1, last_stop + 1):
+                    piece = self._cheapest(range(start, stop), seat, before, pace_s, codec=codec)
                     if piece is None:
                         continue
                     total_s = so_far_s + piece.processor_s
-                    if stop not in row or total_s < row[stop][0]:
-                        row[stop] = total_s, piece
+                    for behind, sent in {None: None, **self._entering(stop, order, place + 1)}.items():
+                        is_least = (stop, behind) not in row or total_s < row[stop, behind][0]
+                        if is_least and self._keeps(piece, sent, pace_s):
+                            row[stop, behind] = total_s, piece, state
             least.append(row)
-        if num_blocks not in least[-1]:
-            return None
-        pieces: list[Piece] = []
-        stop = num_blocks
-        for row in reversed(least[1:]):
-            piece = row[stop][1]
-            assert piece is not None
-            pieces.append(piece)
-            stop = piece.blocks.start
-        return pieces[::-1]
+        return _followed_back(least, num_blocks)
+
+    def _entering(self, start: int, order: Sequence[Seat], place: int) -> dict[Codec, Piece]:
+        """What a worker may be sent before some block by codecs that ask something of the sender."""
+        if place >= len(order) or start >= self.costs.num_blocks or not (names := self.costs.in_turn()):
+            return {}
+        offered = self.costs.offered(range(start, start + 1), order[place], order[place - 1])
+        return {piece.codec: piece for piece in offered if piece.codec in names}
+
+    def _keeps(self, piece: Piece, sent: Piece | None, pace_s: float) -> bool:
+        """Pace and memory, with what it sends."""
+        if sent is None:
+            return True
+        fits = self.costs.whole_bytes(piece, sent) <= piece.seat.memory_bytes
+        return fits and piece.compute_s + sent.turn_s <= pace_s
 
     def _cheapest(
-        self, blocks: range, seat: Seat, before: Seat | None, pace_s: float, *, sender: Piece | None
+        self, blocks: range, seat: Seat, before: Seat | None, pace_s: float, *, codec: Codec | None
     ) -> Piece | None:
-        """The first codec with which pace and memory are kept, here and at the sender; None: with none."""
-        if not blocks:
-            return None
+        """With a codec that its sender agreed to, or with the first that asks nothing of it; None: it does not keep the
+        pace or does not fit."""
+        names = self.costs.in_turn() if before is not None else []
         for piece in self.costs.offered(blocks, seat, before):
-            fits = self.costs.whole_bytes(piece) <= seat.memory_bytes and (
-                sender is None or self.costs.whole_bytes(sender, piece) <= sender.seat.memory_bytes
-            )
-            sender_s = 0.0 if sender is None else sender.compute_s + piece.turn_s
-            if fits and max(piece.compute_s, piece.link_s, sender_s) <= pace_s:
+            is_meant = piece.codec not in names if codec is None else piece.codec == codec
+            fits = is_meant and self.costs.whole_bytes(piece) <= seat.memory_bytes
+            if fits and max(piece.compute_s, piece.link_s) <= pace_s:
                 return piece
         return None
 
@@ -169,6 +180,21 @@ class Planner:
             f" {self.costs.base_bytes / 1e6:,.0f} MB of it the process; take more workers, more memory or smaller"
             " microbatches (--data.microbatch-size)"
         )
+
+
+def _followed_back(
+    least: Sequence[Mapping[_State, tuple[float, Piece | None, _State | None]]], num_blocks: int
+) -> list[Piece] | None:
+    """The pieces by which all blocks are computed; None: there are none."""
+    pieces: list[Piece] = []
+    state: _State | None = (num_blocks, None)
+    for row in reversed(least[1:]):
+        if state is None or state not in row:
+            return None
+        _, piece, state = row[state]
+        assert piece is not None
+        pieces.append(piece)
+    return pieces[::-1]
 
 
 def quickest(plans: Iterable[Plan]) -> Plan:

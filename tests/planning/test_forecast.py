@@ -88,6 +88,13 @@ def test_workers_of_a_node_with_too_few_cores_take_longer():
     assert told(given).wall_s == pytest.approx(0.1 + 50 * 0.2 + 0.1, rel=0.01)
 
 
+def test_slow_data_do_not_make_workers_compute_longer():
+    given = plan(0.1, 0.1, nodes="aa")
+    found = forecast(given, replace(AROUND, data_s=1.0), Telling(microbatches=50))
+    assert found.shares[1].computing == pytest.approx(0.1, rel=0.05)
+    assert found.first_s == pytest.approx(1.2, rel=0.05)
+
+
 def test_each_row_of_replicas_sends_its_share():
     alone = plan(0.01, 0.01, nodes="ab", wire_bytes=3e5)
     assert told(alone).wall_s == pytest.approx(50 * 0.3, rel=0.01)

@@ -12,7 +12,7 @@ from planning.networks import network
 
 from distblock.config import Codec
 from distblock.errors import InputError
-from distblock.planning.costs import Costs, cores_s, shared_s
+from distblock.planning.costs import MARGIN, Costs, seconds_by_node, shared_s
 from distblock.planning.layout import Plan, Rehearsed, Seat, Surroundings
 from distblock.planning.planner import Planner
 from distblock.planning.profile import CodecProfile, Profile
@@ -54,6 +54,34 @@ def test_no_layout_of_all_there_are_is_better(seed: int):
     assert found.pace_s == pytest.approx(min(every), rel=1e-9)
 
 
+@pytest.mark.parametrize("codecs", [("diff4",), ("fp32", "int8", "diff4")])
+@pytest.mark.parametrize("seed", range(4))
+def test_no_codecs_at_any_cuts_are_better_by_more_than_the_margin(codecs: tuple[Codec, ...], seed: int):
+    draw = random.Random(seed)
+    profile = network(*(draw.uniform(0.001, 0.02) for _ in range(5)), leaving=draw.choice([1000, 500_000, 2_000_000]))
+    own = CodecProfile(encode_s=draw.choice([1e-9, 5e-9, 2e-8]), decode_s=2e-9, share=0.13)
+    profile = replace(profile, codecs={**profile.codecs, "diff4": own})
+    workers = [Seat(node=draw.choice("ab"), speed=draw.choice([0.5, 1.0])) for _ in range(3)]
+    costs = Costs(profile, replace(AROUND, call_s=1e-3), codecs=codecs)
+    every = []
+    for count in range(1, 4):
+        for order in itertools.permutations(workers, count):
+            for cuts in itertools.combinations(range(1, 5), count - 1):
+                blocks = [range(*pair) for pair in itertools.pairwise([0, *cuts, 5])]
+                offered = [list(costs.offered(*each)) for each in zip(blocks, order, [None, *order[:-1]], strict=True)]
+                every += [costs.plan(pieces).pace_s for pieces in itertools.product(*offered)]
+    assert min(every) * (1 - 1e-9) <= Planner(costs).best(workers).pace_s <= min(every) * (1 + MARGIN + 1e-9)
+
+
+def test_a_codec_that_takes_its_turn_is_no_reason_to_refuse_two_workers():
+    profile = network(0.1, 0.01, leaving=20_000_000)
+    own = CodecProfile(encode_s=5e-9, decode_s=2e-9, share=0.13)
+    profile = replace(profile, codecs={**profile.codecs, "diff4": own})
+    plans = Planner(Costs(profile, AROUND, codecs=["diff4"])).by_count([Seat(node="a"), Seat(node="b")])
+    # The first one's step, 0.081 s, and 0.1 to encode.
+    assert plans[2].pace_s == pytest.approx(0.181)
+
+
 def test_a_worker_at_half_speed_gets_half():
     workers = [Seat(speed=1.0), Seat(speed=0.5)]
     plan = Planner(Costs(network(*[0.01] * 9), AROUND, codecs=["fp32"])).best(workers)
@@ -84,7 +112,9 @@ def test_codecs_compute_beside_their_workers():
     # Both steps are 0.008 s and a classifier's 0.001.
     assert [piece.compute_s for piece in plan.pieces] == pytest.approx([0.018, 0.009])
     # To store the quarter that is left of 640,000 bytes takes 0.016 ms.
-    assert cores_s(plan.pieces, around, 1) == pytest.approx({"a": 0.018 + 0.0032 + 0.000016, "b": 0.009 + 0.00064})
+    by_node = seconds_by_node(plan.pieces, around, 1)
+    totals = {node: sum(seconds) for node, seconds in by_node.items()}
+    assert totals == pytest.approx({"a": 0.018 + 0.0032 + 0.000016, "b": 0.009 + 0.00064})
     assert (plan.pace_s, plan.slowest) == (pytest.approx(0.021216), "the cores of node a")
     assert coded("int4", AROUND).pace_s == pytest.approx(0.018)
 
@@ -114,6 +144,21 @@ def test_cores_are_shared_out_evenly_whoever_takes_longest():
     assert shared_s([0.6, 0.7, 1.0], 2) == pytest.approx(0.9 + 0.1 + 0.3)
     assert shared_s([0.6, 0.7, 1.0], 3) == pytest.approx(1.0)
     assert shared_s([1.0] * 3, 2) == pytest.approx(1.5)
+
+
+def test_codecs_on_a_gpu_compute_on_what_its_stages_do():
+    plan = coded("int4", replace(AROUND, threads=0))
+    assert [piece.compute_s for piece in plan.pieces] == pytest.approx([0.018 + 0.0032, 0.009 + 0.00064])
+
+
+def test_what_is_one_process_s_alone_is_not_called_a_lack_of_cores():
+    around = replace(AROUND, threads=0, call_s=0.001)
+    plan = Planner(Costs(network(*[1e-4] * 8), around, codecs=["fp32"])).of_cuts(range(1, 8), seats(8))
+    assert (plan.pace_s, plan.slowest) == (pytest.approx(0.009), "the driver's calls")
+    slow = CodecProfile(encode_s=1e-7, decode_s=1e-9, share=0.25)
+    costs = Costs(replace(network(0.01, 0.01, leaving=640_000), codecs={"int4": slow}), AROUND, codecs=["int4"])
+    plan = Planner(costs).of_cuts([1], seats(2))
+    assert (plan.pace_s, plan.slowest) == (pytest.approx(0.064), "the codec into worker 1")
 
 
 def test_what_ray_itself_computes_takes_cores():
