@@ -1,8 +1,8 @@
 """What a layout takes: seconds and bytes of each worker's part, and the pace of them all together, as they add up from
 what was measured of single blocks.
 
-A pipeline goes at the pace of its slowest part: a worker's computing, a link, the data, or the cores that several
-workers of one node share.
+A pipeline goes at the pace of its slowest part: a worker's computing, a link, the data, a codec, the driver's calls, or
+the cores that all processes of one node share.
 """
 
 from __future__ import annotations
