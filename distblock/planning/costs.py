@@ -50,10 +50,6 @@ class Costs:
         """Of the network."""
         return len(self._profile.blocks)
 
-    def in_turn(self) -> list[Codec]:
-        """Of the codecs that an edge may have, those for which its sender takes longer, or keeps samples."""
-        return [codec for codec in self._codecs if codec in ChannelConfig.REMEMBERING or not self._around.threads]
-
     @property
     def around(self) -> Surroundings:
         """What the workers have around them."""
@@ -91,9 +87,10 @@ class Costs:
             wire_bytes=wire,
             memory_bytes=self._memory_bytes(blocks) + self._crossing_bytes(blocks, codec),
             kept_bytes=self._kept_bytes_of(blocks, codec),
-            encode_s=encode_s,
+            encode_s=0.0 if takes_turn else encode_s,
             decode_s=0.0 if takes_turn else decode_s,
             takes_turn=takes_turn,
+            turn_s=encode_s if takes_turn else 0.0,
         )
 
     def step_s(self, blocks: range) -> float:
@@ -120,7 +117,9 @@ class Costs:
         paces |= _links_s(pieces)
         paces["reading the data"] = around.data_s / around.data_workers
         paces["the driver's calls"] = around.call_s * (len(pieces) + 1)
-        paces |= {f"the codec into worker {place}": _codec_s(piece) for place, piece in enumerate(pieces)}
+        paces |= {
+            f"the codec into worker {place}": max(piece.encode_s, piece.decode_s) for place, piece in enumerate(pieces)
+        }
         paces |= {
             f"the cores of node {node}": shared_s(seconds, around.cores)
             for node, seconds in seconds_by_node(pieces, around, self._replicas).items()
@@ -243,7 +242,7 @@ def seconds_by_node(pieces: Sequence[Piece], around: Surroundings, replicas: int
         own = [piece.compute_s, *more] if around.threads else [around.call_s]
         own.append(piece.decode_s)
         if sent is not None:
-            own += [sent.encode_s - sent.turn_s, sent.wire_bytes / replicas / around.memcpy_bytes_per_s]
+            own += [sent.encode_s, sent.wire_bytes / replicas / around.memcpy_bytes_per_s]
         computing_s.setdefault(piece.seat.node, []).extend(own * replicas)
     return {node: [*own, around.ray_cores * shared_s(own, around.cores)] for node, own in computing_s.items()}
 
@@ -278,11 +277,6 @@ def _links_s(pieces: Sequence[Piece]) -> dict[str, float]:
             pieces[place].link_s for place in places
         )
     return found
-
-
-def _codec_s(piece: Piece) -> float:
-    """What takes longer of encoding and decoding what enters, where neither takes its turn."""
-    return max(piece.encode_s - piece.turn_s, piece.decode_s)
 
 
 def _part_s(piece: Piece) -> tuple[float, float]:

@@ -74,10 +74,11 @@ class Piece:
         wire_bytes: of a microbatch on that link.
         memory_bytes: that it takes at most; of a plan's pieces, with the samples that codecs keep.
         kept_bytes: of the samples that its codec keeps, here and once more at the sender.
-        encode_s: in which the sender encodes what enters it.
+        encode_s: in which the sender encodes what enters it, beside its computing.
         decode_s: in which that is decoded here, beside its computing.
         takes_turn: its codec encodes and decodes in turn with what is computed: it has to see microbatches in order, or
             works on a GPU.
+        turn_s: which its sender's computing takes longer then.
     """
 
     blocks: range
@@ -91,16 +92,12 @@ class Piece:
     encode_s: float = 0.0
     decode_s: float = 0.0
     takes_turn: bool = False
-
-    @property
-    def turn_s(self) -> float:
-        """Which its sender's computing takes longer for its codec."""
-        return self.encode_s if self.takes_turn else 0.0
+    turn_s: float = 0.0
 
     @property
     def processor_s(self) -> float:
         """All that it costs, wherever."""
-        return self.compute_s + self.encode_s + self.decode_s
+        return self.compute_s + self.encode_s + self.decode_s + self.turn_s
 
     @property
     def memory_share(self) -> float:

@@ -21,6 +21,7 @@ from distblock.planning.costs import MARGIN, Costs
 from distblock.planning.layout import Piece, Plan, Seat
 
 _State = tuple[int, Codec | None]
+"""How many blocks the first workers compute, and the codec behind these, if it takes its turn at its sender."""
 
 MOST_ORDERS = 720
 """Orders of unequal workers that are tried; of more, the one by speed alone."""
@@ -112,23 +113,23 @@ class Planner:
         """All that some piece may take, and with what a codec of the next one has it do in turn."""
         for place, seat in enumerate(order):
             before = order[place - 1] if place else None
+            sent = self._sent_in_turn(order, place)
             for start in range(self.costs.num_blocks) if place else [0]:
                 for stop in range(start + 1, self.costs.num_blocks + 1):
-                    sent = self._entering(stop, order, place + 1)
                     for piece in self.costs.offered(range(start, stop), seat, before):
                         yield piece.compute_s
                         yield piece.link_s
-                        yield from (piece.compute_s + next_one.turn_s for next_one in sent.values())
+                        yield from (piece.compute_s + each.turn_s for each in sent.get(stop, {}).values())
 
     def _least(self, order: Sequence[Seat], pace_s: float) -> list[Piece] | None:
         """The pieces that compute least in all, none of them slower than the pace and none too large."""
         count, num_blocks = len(order), self.costs.num_blocks
-        # By how many blocks the first workers compute, and by the codec behind these if it asks something of its
-        # sender: the least seconds, the last piece of it, and where that comes from.
+        # The least seconds, the last piece of it, and where that comes from.
         least: list[dict[_State, tuple[float, Piece | None, _State | None]]] = [{(0, None): (0.0, None, None)}]
         for place, seat in enumerate(order):
             row: dict[_State, tuple[float, Piece | None, _State | None]] = {}
             before = order[place - 1] if place else None
+            sent = self._sent_in_turn(order, place)
             last_stop = num_blocks - (count - place - 1)
             for state, (so_far_s, _, _) in least[-1].items():
                 start, codec = state
@@ -137,19 +138,25 @@ class Planner:
                     if piece is None:
                         continue
                     total_s = so_far_s + piece.processor_s
-                    for behind, sent in {None: None, **self._entering(stop, order, place + 1)}.items():
+                    for behind, each in {None: None, **sent.get(stop, {})}.items():
                         is_least = (stop, behind) not in row or total_s < row[stop, behind][0]
-                        if is_least and self._keeps(piece, sent, pace_s):
+                        if is_least and self._keeps(piece, each, pace_s):
                             row[stop, behind] = total_s, piece, state
             least.append(row)
         return _followed_back(least, num_blocks)
 
-    def _entering(self, start: int, order: Sequence[Seat], place: int) -> dict[Codec, Piece]:
-        """What a worker may be sent before some block by codecs that ask something of the sender."""
-        if place >= len(order) or start >= self.costs.num_blocks or not (names := self.costs.in_turn()):
+    def _sent_in_turn(self, order: Sequence[Seat], place: int) -> dict[int, dict[Codec, Piece]]:
+        """By the next worker's first block: a piece with each codec that takes its turn at this one."""
+        if place == len(order) - 1:
             return {}
-        offered = self.costs.offered(range(start, start + 1), order[place], order[place - 1])
-        return {piece.codec: piece for piece in offered if piece.codec in names}
+        return {
+            start: {
+                piece.codec: piece
+                for piece in self.costs.offered(range(start, start + 1), order[place + 1], order[place])
+                if piece.takes_turn
+            }
+            for start in range(1, self.costs.num_blocks)
+        }
 
     def _keeps(self, piece: Piece, sent: Piece | None, pace_s: float) -> bool:
         """Pace and memory, with what it sends."""
@@ -161,11 +168,12 @@ class Planner:
     def _cheapest(
         self, blocks: range, seat: Seat, before: Seat | None, pace_s: float, *, codec: Codec | None
     ) -> Piece | None:
-        """With a codec that its sender agreed to, or with the first that asks nothing of it; None: it does not keep the
-        pace or does not fit."""
-        names = self.costs.in_turn() if before is not None else []
+        """With a codec that takes its turn, to which its sender agreed, or with the first that takes none.
+
+        None: it does not keep the pace, or does not fit.
+        """
         for piece in self.costs.offered(blocks, seat, before):
-            is_meant = piece.codec not in names if codec is None else piece.codec == codec
+            is_meant = not piece.takes_turn if codec is None else piece.codec == codec
             fits = is_meant and self.costs.whole_bytes(piece) <= seat.memory_bytes
             if fits and max(piece.compute_s, piece.link_s) <= pace_s:
                 return piece
