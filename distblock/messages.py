@@ -200,10 +200,11 @@ class Arrival:
 
     Attributes:
         edge: the receiving stage k of the edge ``k-1 -> k``; 0 is the edge from the data to stage 0.
-        fetch_s: seconds from asking the object store to holding the bytes.
+        fetch_s: seconds from asking for the bytes to holding them.
         decode_s: seconds in the codec, with the copy to the device.
         exposed_s: those of the fetch's and decoding's seconds in which the worker had nothing to compute.
         in_turn_s: those of decoding's seconds that took their turn, as for `Departure`. What is neither was overlapped.
+        past_store: it came over a connection from the sender, and not through the object store.
     """
 
     edge: int
@@ -211,6 +212,7 @@ class Arrival:
     decode_s: float
     exposed_s: float
     in_turn_s: float = 0.0
+    past_store: bool = False
 
 
 @quickly_pickled
@@ -221,7 +223,7 @@ class Passage:
     Microbatches of one parcel are fetched and stored together, so they share those moments.
 
     Attributes:
-        asked_s: the object store was asked for it; a data worker: it was asked for it.
+        asked_s: it was asked for; a data worker: it was asked for it.
         fetched_s: its bytes were there.
         decoded_s: it was on the device.
         started_s, finished_s: when computing began and ended; a data worker: reading and augmenting.

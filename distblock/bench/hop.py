@@ -1,9 +1,10 @@
-"""What a hop costs by size: distblock's way, Ray's plain way for a torch tensor, and plain memcpy.
+"""What a hop costs by size: distblock's two transports, Ray's plain way for a torch tensor, and plain memcpy.
 
-Two actors hand activations to and fro through the object store, by the functions and in the manner of a worker, and
-compute nothing. *Put* is what storing the encoded activation took at its sender, *fetch* what getting it took at its
-receiver, both on their own clocks. The mark is one memcpy of the same bytes into shared memory whose pages nobody has
-touched; the store uses pages again, so a put may take less.
+Two actors hand activations to and fro, by the functions and in the manner of a worker, and compute nothing: through the
+object store, and from worker to worker, where the store takes them as well, for whoever takes over. *Put* is what
+storing the encoded activation took at its sender, *fetch* what getting it took at its receiver, both on their own
+clocks. The mark is one memcpy of the same bytes into shared memory whose pages nobody has touched; the store uses pages
+again, so a put may take less.
 
 The *whole hop* is what the driver sees: from asking one of the actors for a hop to the hop's report. In it the actor
 fetches and decodes the activation that the other has handed out, passes through its computing thread, encodes and
@@ -26,18 +27,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 from rich.console import Console
 from rich.table import Table
 
 from distblock.bench.hops import ray_perf
 from distblock.bench.hops.direct import measure_direct
-from distblock.bench.hops.figures import INLINE_BYTES, OURS, PLAIN, ratios, size_figures, spread
+from distblock.bench.hops.figures import INLINE_BYTES, OURS, PAST, PLAIN, ratios, size_figures, spread
+from distblock.bench.hops.relay import Way
 from distblock.bench.hops.rounds import Round, measure, relays
 from distblock.bench.on_hosts import CHECKOUT, check_hosts, line_rate
 from distblock.bench.outcome import Outcome, Outputs, conclude, read_options
 from distblock.bench.pictures import Lines
 from distblock.errors import InputError, RunFailedError
 from distblock.report.tables import binary_size, duration
+
+WAYS: tuple[Way, ...] = (OURS, PAST, PLAIN)
 
 UNITS = {"": 1, "k": 2**10, "m": 2**20}
 
@@ -60,7 +65,7 @@ class Options(Outputs):
     keep_memory: bool = False
     """the two actors take the allocator of distblock's workers, which keeps what is freed, instead of Ray's own"""
     direct: bool = False
-    """Ray Direct Transport over gloo beside it, on the same node"""
+    """Ray Direct Transport over gloo beside it"""
     address: str | None = None
     """a Ray cluster to measure in; default: an embedded Ray"""
     apart: bool = False
@@ -86,11 +91,9 @@ def main(arguments: Sequence[str]) -> None:
     sizes = [parse_size(word) for word in options.sizes]
     if min(*options.per_call, options.rounds) < 1:
         raise InputError("bench hop: expected --rounds and --per-call above 0")
-    if options.hosts and not options.direct:
+    if options.hosts:
         _on_hosts(options, arguments)
         return
-    if options.direct and (options.apart or options.hosts):
-        raise InputError("--direct: expected both workers on one node, got --apart or --hosts beside it; leave one out")
     if options.line_rate is not None and not options.apart:
         raise InputError("--line-rate: expected --apart with it, got it alone")
     if options.apart and options.address is None:
@@ -99,11 +102,15 @@ def main(arguments: Sequence[str]) -> None:
         rounds = measure(
             *(actors, sizes), rounds=options.rounds, per_call=options.per_call, line_rate=options.line_rate
         )
-        direct = measure_direct(sizes, rounds=options.rounds) if options.direct else {}
+        nodes = ray.get([actor.make.remote(0) for actor in actors])
+        direct = measure_direct(sizes, nodes, rounds=options.rounds) if options.direct else {}
     outcome = make_outcome(options, rounds, direct)
     console = Console(width=140)
-    for table in (_table(options, outcome), _ways_table(outcome), _streams_table(outcome)):
-        console.print(table)
+    for way in (OURS, PAST):
+        console.print(_table(options, outcome, way))
+    console.print(_ways_table(outcome))
+    for way in (OURS, PAST):
+        console.print(_streams_table(outcome, way))
     if options.direct:
         console.print(_direct_table(outcome))
     for test, rate in outcome.figures["ray_perf_per_second"].items():
@@ -136,18 +143,21 @@ def make_outcome(
     """
     direct = direct or {}
     sizes = [size_figures(rounds, size) for size in rounds[0].sizes]
-    lines = {f"{way}: put + fetch": _by_size(sizes, "ways", way, "put_and_fetch_s", "p50") for way in (OURS, PLAIN)}
+    lines = {f"{way}: put + fetch": _by_size(sizes, "ways", way, "put_and_fetch_s", "p50") for way in WAYS}
     lines["numpy: put"] = _by_size(sizes, "numpy_put_s", "p50")
     lines["memcpy into fresh shared memory"] = _by_size(sizes, "memcpy_fresh_s", "p50")
-    lines["distblock: whole hop, one by one"] = _by_size(sizes, "ways", OURS, "hop_s", "p50")
+    for way in (OURS, PAST):
+        lines[f"{way}: whole hop, one by one"] = _by_size(sizes, "ways", way, "hop_s", "p50")
     if direct:
         lines["Ray Direct Transport: whole hop, one by one"] = {
             float(size): statistics.median(seconds) for size, seconds in direct.items()
         }
-    whole = lines["distblock: whole hop, one by one"]
     of_direct = {
-        f"Ray Direct Transport / distblock, whole hop, {binary_size(size)}": [statistics.median(seconds) / whole[size]]
+        f"Ray Direct Transport / {way}, whole hop, {binary_size(size)}": [
+            statistics.median(seconds) / lines[f"{way}: whole hop, one by one"][size]
+        ]
         for size, seconds in direct.items()
+        for way in (OURS, PAST)
     }
     where = "; between nodes" if options.apart else ""
     return Outcome(
@@ -204,31 +214,31 @@ def _title(options: Options) -> str:
     return f"a hop by size, fp32, {where}, {options.rounds} rounds"
 
 
-def _table(options: Options, outcome: Outcome) -> Table:
-    table = Table(title=f"distblock: {_title(options)}")
+def _table(options: Options, outcome: Outcome, way: Way) -> Table:
+    table = Table(title=f"{way}: {_title(options)}")
     mark = "memcpy" if options.line_rate is None else "line"
     headings = ("size", "hops", "hop: min", "p50", "p99", "p99.9", "encode", "put", "fetch", "decode", "GB/s")
     for heading in (*headings, f"of {mark}"):
         table.add_column(heading, justify="right")
     for each in outcome.figures["sizes"]:
-        own = each["ways"][OURS]
+        own = each["ways"][way]
         table.add_row(
             binary_size(each["bytes"]),
             str(own["hop_s"]["count"]),
             *(duration(own["hop_s"][key]) for key in ("min", "p50", "p99", "p999")),
             *(duration(own[f"{key}_s"]["p50"]) for key in ("encode", "put", "fetch", "decode")),
             f"{each['bytes'] / own['hop_s']['p50'] * 1e-9:.3f}",
-            _of_mark(options, each),
+            _of_mark(options, each, way),
         )
     table.caption = "hop: one by one, at the driver; parts: medians; GB/s: bytes over the whole hop"
     return table
 
 
-def _of_mark(options: Options, size: dict[str, Any]) -> str:
+def _of_mark(options: Options, size: dict[str, Any], way: Way) -> str:
     """Speed of put and fetch over memcpy's, or of the fetch over the line's."""
     if size["bytes"] <= INLINE_BYTES:
         return ""
-    own = size["ways"][OURS]
+    own = size["ways"][way]
     if options.line_rate is None:
         return f"{size['memcpy_fresh_s']['p50'] / own['put_and_fetch_s']['p50']:.2f}"
     return f"{size['bytes'] / own['fetch_s']['p50'] / options.line_rate:.2f}"
@@ -236,43 +246,46 @@ def _of_mark(options: Options, size: dict[str, Any]) -> str:
 
 def _ways_table(outcome: Outcome) -> Table:
     table = Table(title="put and fetch by way, medians")
-    headings = ("size", "memcpy, fresh", "memcpy, again", "numpy put", "distblock", "torch tensor")
-    for heading in (*headings, "distblock / memcpy, fresh", "torch tensor / distblock"):
+    headings = ("size", "memcpy, fresh", "memcpy, again", "numpy put", *WAYS)
+    for heading in (*headings, "store / memcpy, fresh", "torch tensor / store", "store / worker to worker"):
         table.add_column(heading, justify="right")
     for each in outcome.figures["sizes"]:
         name = binary_size(each["bytes"])
         seconds = [each[key]["p50"] for key in ("memcpy_fresh_s", "memcpy_again_s", "numpy_put_s")]
-        seconds += [each["ways"][way]["put_and_fetch_s"]["p50"] for way in (OURS, PLAIN)]
-        ours, fresh, plain = seconds[3], seconds[0], seconds[4]
-        table.add_row(name, *(duration(value) for value in seconds), f"{ours / fresh:.2f}", f"{plain / ours:.2f}")
+        seconds += [each["ways"][way]["put_and_fetch_s"]["p50"] for way in WAYS]
+        fresh, *_, ours, past, plain = seconds
+        shares = (ours / fresh, plain / ours, ours / past)
+        table.add_row(name, *(duration(value) for value in seconds), *(f"{share:.2f}" for share in shares))
     return table
 
 
 def _direct_table(outcome: Outcome) -> Table:
     table = Table(title="a whole hop, one by one, medians")
-    for heading in ("size", "distblock", "Ray Direct Transport, gloo", "of it"):
+    for heading in ("size", OURS, PAST, "Ray Direct Transport, gloo", "of the store", "of worker to worker"):
         table.add_column(heading, justify="right")
     for each in outcome.figures["sizes"]:
-        ours = each["ways"][OURS]["hop_s"]["p50"]
+        ours, past = (each["ways"][way]["hop_s"]["p50"] for way in (OURS, PAST))
         theirs = outcome.figures["direct_hop_s"][each["bytes"]]["p50"]
-        table.add_row(binary_size(each["bytes"]), duration(ours), duration(theirs), f"{theirs / ours:.2f}")
+        shares = (f"{theirs / own:.2f}" for own in (ours, past))
+        table.add_row(binary_size(each["bytes"]), *(duration(value) for value in (ours, past, theirs)), *shares)
     return table
 
 
-def _streams_table(outcome: Outcome) -> Table:
+def _streams_table(outcome: Outcome, way: Way) -> Table:
     figures = outcome.figures
     one, streamed = figures["empty_call_s"]["p50"], figures["streamed_empty_call_s"]["p50"]
     table = Table(
-        title=f"a whole hop, medians; an empty call: {duration(one)} one by one, {duration(streamed)} in a stream"
+        title=f"{way}: a whole hop, medians; an empty call: {duration(one)}, in a stream {duration(streamed)}"
     )
     table.add_column("size", justify="right")
-    numbers = list(figures["sizes"][0]["streamed_s"])
+    numbers = list(figures["sizes"][0]["streamed_s"][way])
     for heading in ("one by one", *(f"in a stream, {number} a call" for number in numbers)):
         table.add_column(heading, justify="right")
         table.add_column("/ empty call", justify="right")
     for each in figures["sizes"]:
-        values = [(each["ways"][OURS]["hop_s"]["p50"], one)]
-        values += [(each["streamed_s"][n]["p50"], streamed) for n in numbers if n in each["streamed_s"]]
+        values = [(each["ways"][way]["hop_s"]["p50"], one)]
+        own = each["streamed_s"][way]
+        values += [(own[n]["p50"], streamed) for n in numbers if n in own]
         cells = [cell for value, empty in values for cell in (duration(value), f"{value / empty:.2f}")]
         table.add_row(binary_size(each["bytes"]), *cells)
     return table

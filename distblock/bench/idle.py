@@ -11,7 +11,7 @@ from typing import Any
 import ray
 
 from distblock.messages import Arrival, DataReport, Departure, Item, Parcel, Passage, StageReport, WorkerReport
-from distblock.runtime.handover import Ready, SnapshotReport
+from distblock.runtime.handover import Ready, SnapshotReport, Told
 from distblock.schedule.saving import CacheFiles
 
 OUTPUT = b"activation"
@@ -48,15 +48,23 @@ class IdleWorker:
     def prepare(self, parcel: Parcel, turn: int) -> Iterator[Any]:  # noqa: ARG002
         """As of a data worker."""
         yield OUTPUT
-        yield tuple(
+        reports = tuple(
             DataReport(item=item, departures=(_departure(0),), node=self._node, passage=NOWHERE)
             for item in parcel.items
         )
+        yield Told(reports, (None,))
 
-    def hop(self, parcel: Parcel, payloads: list[Any], turn: int, source: None = None) -> Iterator[Any]:  # noqa: ARG002
+    def hop(
+        self,
+        parcel: Parcel,
+        payloads: list[Any],  # noqa: ARG002
+        turn: int,  # noqa: ARG002
+        source: None = None,  # noqa: ARG002
+        offer: None = None,  # noqa: ARG002
+    ) -> Iterator[Any]:
         """As of a worker; what enters stays where it is."""
         yield OUTPUT
-        yield tuple(self._worked(item) for item in parcel.items)
+        yield Told(tuple(self._worked(item) for item in parcel.items), (None,))
 
     def _worked(self, item: Item) -> WorkerReport:
         return WorkerReport(

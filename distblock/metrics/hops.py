@@ -38,6 +38,7 @@ class EdgeSums:
         name: ``"0->1"``, or ``"data->0"``.
         hops: microbatches that crossed it, told by both ends.
         in_process_hops, same_node_hops, cross_node_hops: those hops by what they crossed.
+        past_store_hops: those that came over a connection from worker to worker, past the object store.
         encode_in_turn_s, decode_in_turn_s: of encoding's and decoding's seconds, those that took their turn among what
             is computed.
         backpressure_s: seconds the sender stood idle for want of a credit.
@@ -48,6 +49,7 @@ class EdgeSums:
     in_process_hops: int = 0
     same_node_hops: int = 0
     cross_node_hops: int = 0
+    past_store_hops: int = 0
     payload_bytes: int = 0
     wire_bytes: int = 0
     encode_s: float = 0.0
@@ -189,6 +191,7 @@ class HopSums:
             sums.decode_s += arrival.decode_s
             sums.exposed_s += arrival.exposed_s
             sums.decode_in_turn_s += arrival.in_turn_s
+            sums.past_store_hops += arrival.past_store
             self._count(arrival.edge, self._matcher.arrive(arrival, node=report.node))
 
     def record_departure(self, departure: Departure, node: str) -> None:

@@ -78,6 +78,7 @@ class Costs:
         takes_turn = before is not None and (codec in ChannelConfig.REMEMBERING or not around.threads)
         is_near = before is None or before.node == seat.node
         rate = around.memcpy_bytes_per_s if is_near else around.link_bytes_per_s
+        arriving = 0.0 if is_near else self._arriving_bytes(wire)
         return Piece(
             blocks=blocks,
             seat=seat,
@@ -85,7 +86,8 @@ class Costs:
             compute_s=share * self.step_s(blocks) / seat.speed + around.call_s + (decode_s if takes_turn else 0.0),
             link_s=share * wire / rate,
             wire_bytes=wire,
-            memory_bytes=self._memory_bytes(blocks) + self._crossing_bytes(blocks, codec),
+            memory_bytes=self._memory_bytes(blocks) + self._crossing_bytes(blocks, codec) + arriving,
+            arriving_bytes=arriving,
             kept_bytes=self._kept_bytes_of(blocks, codec),
             encode_s=0.0 if takes_turn else encode_s,
             decode_s=0.0 if takes_turn else decode_s,
@@ -171,7 +173,10 @@ class Costs:
         return replace(
             piece,
             compute_s=piece.compute_s + (step_s - summed_s) / piece.seat.speed,
-            memory_bytes=self.base_bytes + memory_bytes + self._crossing_bytes(piece.blocks, piece.codec),
+            memory_bytes=self.base_bytes
+            + memory_bytes
+            + self._crossing_bytes(piece.blocks, piece.codec)
+            + piece.arriving_bytes,
         )
 
     def _with_codecs(self, offered: Sequence[Sequence[Piece]]) -> Plan:
@@ -208,6 +213,11 @@ class Costs:
             entering = own[blocks.start - 1].leaving_bytes
             waiting += entering if codec in ChannelConfig.REMEMBERING else IN_FLIGHT * self._call_bytes(entering)
         return waiting / self._replicas
+
+    def _arriving_bytes(self, wire: float) -> float:
+        """Of what comes from another node past the object store, and is in the worker's own memory then."""
+        call = self._call_bytes(wire)
+        return 0.0 if call < self._around.past_store_bytes else IN_FLIGHT * call / self._replicas
 
     def _call_bytes(self, output_bytes: float) -> float:
         """Of a call's outputs."""

@@ -34,6 +34,7 @@ class Surroundings:
         base_bytes: of a worker's process without stages.
         per_call: microbatches that go together, as long as they take no more than ``call_bytes``.
         call_bytes: of a call's outputs.
+        past_store_bytes: of a call's outputs, from which they come from another node past the object store.
         num_train: samples to train on.
         codec_cache_bytes: what an end of an edge keeps of them at most, where its codec does.
         allocated: memory that a step takes for a byte that it keeps.
@@ -50,6 +51,7 @@ class Surroundings:
     base_bytes: float = 0.0
     per_call: int = 1
     call_bytes: float = math.inf
+    past_store_bytes: float = math.inf
     num_train: int = 0
     codec_cache_bytes: float = 0.0
     allocated: float = 1.0
@@ -73,6 +75,7 @@ class Piece:
         link_s: in which the link before it carries a microbatch.
         wire_bytes: of a microbatch on that link.
         memory_bytes: that it takes at most; of a plan's pieces, with the samples that codecs keep.
+        arriving_bytes: of that memory, what has come from another node past the object store and waits to be computed.
         kept_bytes: of the samples that its codec keeps, here and once more at the sender.
         encode_s: in which the sender encodes what enters it, beside its computing.
         decode_s: in which that is decoded here, beside its computing.
@@ -88,6 +91,7 @@ class Piece:
     link_s: float
     wire_bytes: float
     memory_bytes: float
+    arriving_bytes: float = 0.0
     kept_bytes: float = 0.0
     encode_s: float = 0.0
     decode_s: float = 0.0

@@ -69,6 +69,7 @@ def look_around(
         base_bytes=0.0 if on_gpu else _base_bytes() + CONNECTED_BYTES,
         per_call=size.count,
         call_bytes=channel.max_in_flight_bytes / channel.max_in_flight if is_free else math.inf,
+        past_store_bytes=channel.past_store_bytes,
         allocated=ALLOCATED_OTHERWISE if on_gpu or jemalloc_here() is None else ALLOCATED,
         num_train=data.info.num_train,
         codec_cache_bytes=channel.codec_cache_bytes,

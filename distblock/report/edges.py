@@ -50,10 +50,11 @@ def edge_figures(
 def _sums(sums: EdgeSums) -> dict[str, Any]:
     return {
         "name": sums.name,
-        "transport": "in process" if sums.in_process else "object store",
+        "transport": _transport(sums),
         "hops": sums.hops,
         "same_node_hops": sums.same_node_hops,
         "cross_node_hops": sums.cross_node_hops,
+        "past_store_hops": sums.past_store_hops,
         "payload_bytes": sums.payload_bytes,
         "wire_bytes": sums.wire_bytes,
         "encode_s": sums.encode_s,
@@ -66,6 +67,14 @@ def _sums(sums: EdgeSums) -> dict[str, Any]:
         "overlapped_s": sums.overlapped_s,
         "backpressure_s": sums.backpressure_s,
     }
+
+
+def _transport(sums: EdgeSums) -> str:
+    if sums.in_process:
+        return "in process"
+    if not sums.past_store_hops:
+        return "object store"
+    return "worker to worker" if sums.past_store_hops == sums.hops else "worker to worker, object store"
 
 
 def _hops(sizes: Sequence[SizeClass], *, memcpy_bytes_per_s: float | None) -> dict[str, Any]:

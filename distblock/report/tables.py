@@ -169,7 +169,7 @@ def _range(blocks: Sequence[str]) -> str:
 
 
 def _path(edge: Mapping[str, Any]) -> str:
-    if edge["transport"] != "object store":
+    if "object store" not in edge["transport"]:
         return edge["transport"]
     if not edge["cross_node_hops"]:
         return "same node"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -80,6 +80,7 @@ class Crew:
         job: the run.
         group: its placement group: a bundle a worker, or a bundle a row of them, then a bundle a data worker.
         jemalloc: where all its nodes have it; None: not all do.
+        offered: the edges whose senders offer what they hand out, by the stage that each enters.
 
     Attributes:
         workers, feeders: the seats.
@@ -87,10 +88,11 @@ class Crew:
         nodes: the cluster's nodes.
     """
 
-    def __init__(self, job: Job, group: PlacementGroup, *, jemalloc: str | None) -> None:
+    def __init__(self, job: Job, group: PlacementGroup, *, jemalloc: str | None, offered: Collection[int] = ()) -> None:
         self._job = job
         self._group = group
         self._jemalloc = jemalloc
+        self._offered = offered
         config = job.hosts[0].config
         self._num_bundles = group.bundle_count - config.data.workers
         self._rows = rows(range(self._num_bundles), length=len(job.hosts), count=config.replicas)
@@ -178,7 +180,8 @@ class Crew:
         options = _options(self._group, self._num_bundles + index - len(job.hosts), cpus=1.0, gpus=0.0)
         actor = ray.remote(DataWorker).options(**options)
         strikes = Strikes(beginning.faults, process=beginning.process)
-        return [actor.remote(job.hosts[0].run, config, job.info, job.dataset, strikes)]
+        offers = beginning.offers
+        return [actor.remote(job.hosts[0].run, config, job.info, job.dataset, strikes, offers=offers)]
 
     def _has(self, cell: Cell) -> bool:
         seat = next(seat for seat in self.workers if cell.stage in self._job.hosts[seat.index].stages)
@@ -188,7 +191,7 @@ class Crew:
         spec, job = self._job.hosts[index], self._job
         recovery = spec.config.recovery
         faults = planned(job.faults, worker=index, stages=spec.stages, attempt=job.attempt)
-        beginning = Beginning(faults=faults, caches=self._caches)
+        beginning = Beginning(faults=faults, caches=self._caches, offers=spec.stages.stop in self._offered)
         own = {stage: job.initial[stage] for stage in spec.stages if stage in job.initial}
         if own:
             beginning = replace(beginning, initial=(ray.put(own),))
@@ -218,7 +221,10 @@ class Crew:
             events=self.events,
             deadline=Deadline(config.recovery.deadline_s),
             window=MOST_AHEAD,
-            beginning=Beginning(faults=planned(job.faults, worker=index, stages=(), attempt=job.attempt)),
+            beginning=Beginning(
+                faults=planned(job.faults, worker=index, stages=(), attempt=job.attempt),
+                offers=job.hosts[0].stages.start in self._offered,
+            ),
         )
 
     def _ready(self, seat: StageSeat | DataSeat, answer: ObjectRef) -> Any:
@@ -234,9 +240,9 @@ class Crew:
 
 
 @contextmanager
-def crew(job: Job, group: PlacementGroup, *, jemalloc: str | None) -> Iterator[Crew]:
-    """A crew that is ready; none of its processes is left when the block ends."""
-    people = Crew(job, group, jemalloc=jemalloc)
+def crew(job: Job, group: PlacementGroup, *, jemalloc: str | None, offered: Collection[int] = ()) -> Iterator[Crew]:
+    """A crew that is ready, as for `Crew`; none of its processes is left when the block ends."""
+    people = Crew(job, group, jemalloc=jemalloc, offered=offered)
     keeps_caches = False
     try:
         people.await_ready()

@@ -28,6 +28,7 @@ from distblock.runtime.lanes import Lane, Waiting
 from distblock.runtime.placement import Resources, bundles, in_rows, pinned
 from distblock.runtime.preflight import preflight
 from distblock.runtime.seats import Call, Collect, Event, Hop, Release, Snapshot, StageSeat
+from distblock.runtime.transports.choice import check_encryption, offered_edges
 from distblock.runtime.watch import LOOK_S, Watch
 from distblock.schedule.course import Course
 from distblock.schedule.course import Lane as Stream
@@ -110,12 +111,14 @@ def execute(
         AttemptLostError: a node ended, and with it what its workers held; the run can go on from a checkpoint.
         PreemptedError: the run was told to end.
     """
+    check_encryption(job.hosts[0].config)
     with ExitStack() as stack:
         may_wait = failures is not None and failures.count > 0
         group = stack.enter_context(_on_cluster(job, may_wait=may_wait, note=note))
         seen = preflight(job, group, note=note)
         observer.set_lines(seen.lines)
-        people = stack.enter_context(crew(job, group, jemalloc=seen.jemalloc))
+        offered = offered_edges(job.hosts, seen.lines)
+        people = stack.enter_context(crew(job, group, jemalloc=seen.jemalloc, offered=offered))
         observer.set_memcpy(people.memcpy_bytes_per_s)
         course.miss(people.missing(course.unread))
         return carry_out(job, people, course, observer, note=note, saver=saver, failures=failures, lines=seen.lines)
@@ -272,15 +275,16 @@ class _Run:
         if place == 0:
             feeder = self._crew.feeders[self._num_fed % len(self._crew.feeders)]
             self._num_fed += 1
-            feeder.take(Hop(lane, place, parcel, None, lane.source, time.time() - waited_s, waited_s))
+            feeder.take(Hop(lane, place, parcel, None, (), lane.source, time.time() - waited_s, waited_s))
             return
         worker = lane.workers[place - 1]
         self._cuts.before(lane, worker, parcel)
-        entering, ready_s = lane.waiting.pop((place - 1, parcel.number))
+        entering, offers, ready_s = lane.waiting.pop((place - 1, parcel.number))
         size = 0
         if lane.source is None:
             size = parcel.num_samples * self._job.hosts[0].blueprint.sample_bytes[self._job.hosts[worker].stages.start]
-        self._crew.workers[worker].take(Hop(lane, place, parcel, entering, lane.source, ready_s, waited_s), size)
+        hop = Hop(lane, place, parcel, entering, offers, lane.source, ready_s, waited_s)
+        self._crew.workers[worker].take(hop, size)
 
     def _next_event(self) -> Event | None:
         """The next end of a call; all that is not waiting for one is the driver's own work."""
@@ -331,7 +335,8 @@ class _Run:
         if place == len(lane.workers):
             self._saver.count(len(parcel.items))
         else:
-            lane.waiting[place, parcel.number] = Waiting(event.value, since_s=time.time())
+            offers = tuple(offer for told in event.report for offer in told.offers)
+            lane.waiting[place, parcel.number] = Waiting(event.value, offers, since_s=time.time())
         lane.dispatcher.finish(place, parcel)
         while lane.dispatcher.dropped:
             edge, dropped = lane.dispatcher.dropped.pop()
@@ -353,7 +358,7 @@ class _Run:
         )
         # Microbatch by microbatch, all its replicas: both ends of an edge are told in that order then, even where calls
         # of different length end in another one, and none of its replicas' hops is taken for another's.
-        for reports in zip(*event.report, strict=True):
+        for reports in zip(*(told.reports for told in event.report), strict=True):
             for report in reports:
                 self._tell_one(report, handling)
 

@@ -19,7 +19,9 @@ from distblock.data.dataset import DataInfo
 from distblock.data.opening import open_data
 from distblock.messages import DataReport, Departure, Item, Parcel, Passage
 from distblock.runtime.faults import Strikes
-from distblock.runtime.handover import Ready
+from distblock.runtime.handover import Ready, Told
+from distblock.runtime.transports.choice import open_outbox
+from distblock.runtime.transports.outbox import Offer
 from distblock.shares import share
 
 
@@ -32,6 +34,7 @@ class DataWorker:
         info: what is known of the data.
         dataset: the user's own data, where it was given in Python.
         strikes: when to die, in tests.
+        offers: whether it offers what it hands out, see `distblock.runtime.transports`.
     """
 
     def __init__(
@@ -41,6 +44,8 @@ class DataWorker:
         info: DataInfo,
         dataset: Callable[..., Any] | None,
         strikes: Strikes | None = None,
+        *,
+        offers: bool = False,
     ) -> None:
         torch.set_num_threads(1)
         os.nice(10)  # it works ahead; where cores are short, a stage's computing goes first
@@ -52,12 +57,13 @@ class DataWorker:
         self._staging = Staging(torch.device("cpu"))
         self._node = ray.util.get_node_ip_address()
         self._strikes = strikes or Strikes((), process=0)
+        self._outbox = open_outbox(config, self._node) if offers else None
 
     def ready(self) -> Ready:
         """Where it is."""
         return Ready(node=self._node, node_id=ray.get_runtime_context().get_node_id())
 
-    def locate(self, parcel: Parcel, turn: int) -> Iterator[tuple[Payload, ...] | tuple[DataReport, ...]]:
+    def locate(self, parcel: Parcel, turn: int) -> Iterator[tuple[Payload, ...] | Told]:
         """Where the microbatches' samples lie in their part's own order, with their labels; for a worker with a cache.
 
         Nothing is read, and nothing departs.
@@ -76,9 +82,10 @@ class DataWorker:
         )
         located_s = time.time()
         passage = self._passage((asked_s, asked_s, located_s, located_s), ())
-        yield tuple(DataReport(item=item, departures=(), node=self._node, passage=passage) for item in parcel.items)
+        reports = tuple(DataReport(item=item, departures=(), node=self._node, passage=passage) for item in parcel.items)
+        yield Told(reports, (None,))
 
-    def prepare(self, parcel: Parcel, turn: int) -> Iterator[tuple[Payload, ...] | tuple[DataReport, ...]]:
+    def prepare(self, parcel: Parcel, turn: int) -> Iterator[tuple[Payload, ...] | Told]:
         """The microbatches for stage 0, a share of them for each replica, then what each took and where it lies.
 
         Raises:
@@ -93,9 +100,11 @@ class DataWorker:
         finished_s = [*started_s[1:], time.time()]
         self._strikes.strike("computed", turn)
         departures: list[list[Departure]] = [[] for _ in parcel.items]
+        offers: list[Offer | None] = []
         for replica in range(self._replicas):
             payloads = tuple(self._share(item, replica, *each) for item, each in zip(parcel.items, read, strict=True))
             begun_s = time.perf_counter()
+            offers.append(None if self._outbox is None else self._outbox.keep(payloads))
             yield payloads
             put_s = (time.perf_counter() - begun_s) / len(payloads)
             if self._is_recording:
@@ -103,7 +112,7 @@ class DataWorker:
                     each.append(payload.departure(encode_s=0.0, put_s=put_s))
         self._strikes.strike("stored", turn)
         stored_s = time.time()
-        yield tuple(
+        reports = tuple(
             DataReport(
                 item=item,
                 departures=tuple(each),
@@ -112,6 +121,7 @@ class DataWorker:
             )
             for item, each, start_s, end_s in zip(parcel.items, departures, started_s, finished_s, strict=True)
         )
+        yield Told(reports, tuple(offers))
 
     def _share(self, item: Item, replica: int, images: np.ndarray, labels: np.ndarray) -> Payload:
         part = share(item.num_samples, replica=replica, count=self._replicas)

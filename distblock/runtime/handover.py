@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from ray import ObjectRef
 
+from distblock.messages import DataReport, WorkerReport
 from distblock.runtime.faults import Fault
+from distblock.runtime.transports.outbox import Offer
 from distblock.schedule.saving import CacheFiles
 
 
@@ -22,6 +24,7 @@ class Beginning:
         caches: name of the folder with the run's caches, and what is known of files in it.
         faults: when to die, in tests.
         process: which of the worker's processes in this attempt it is, counted from 0.
+        offers: whether it offers what it hands out, see `distblock.runtime.transports`.
     """
 
     turn: int = 0
@@ -30,6 +33,7 @@ class Beginning:
     caches: CacheFiles = field(default_factory=CacheFiles)
     faults: tuple[Fault, ...] = ()
     process: int = 0
+    offers: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +60,20 @@ class SnapshotReport:
 
     seconds: float
     caches: CacheFiles
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a call says at its end.
+
+    Attributes:
+        reports: of each microbatch.
+        offers: where what it has handed out can be had beside the object store: of each replica's share of it that a
+            data worker, and of the one that a worker hands out.
+    """
+
+    reports: tuple[WorkerReport, ...] | tuple[DataReport, ...]
+    offers: tuple[Offer | None, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""What enters a worker: fetched from the object store, or out of a cache, checked, decoded, and timed."""
+"""What enters a worker: fetched from the worker before, or out of a cache, checked, decoded, and timed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import ray
 import torch
 from ray import ObjectRef
 from torch import Tensor
@@ -18,14 +17,9 @@ from distblock.codecs.staging import Staging
 from distblock.learning.host import HostSpec
 from distblock.messages import Arrival, Item, Parcel
 from distblock.runtime.caches import CacheReader, CacheSource
+from distblock.runtime.transports.inbox import Inbox
+from distblock.runtime.transports.outbox import Offer
 from distblock.scratch.features import FeatureCache
-
-WAIT_S = 30.0
-"""Seconds after which a get takes over from a wait: it is told that what it waits for is lost."""
-
-SLICE_S = 0.005
-"""Seconds of one wait. A wait keeps the worker's line to Ray's node manager to itself, so what comes later would not
-even be asked for meanwhile: over a link with a delay, each activation would wait for its own way there and back."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,13 +51,15 @@ class Arrived:
 
     Attributes:
         microbatches: in order.
-        asked_s, fetched_s, decoded_s: when the store was asked, had answered, and all was decoded (worker's clock).
+        asked_s, fetched_s, decoded_s: when it was asked for, was there, and all was decoded (worker's clock).
+        past_store: whether it came from its sender, past the object store.
     """
 
     microbatches: tuple[Fetched, ...]
     asked_s: float
     fetched_s: float
     decoded_s: float
+    past_store: bool
 
     def arrivals(
         self, fetched: Fetched, *, idle_since_s: float, idle_s: float, in_turn_s: float
@@ -85,6 +81,7 @@ class Arrived:
             decode_s=fetched.decode_s / hops,
             exposed_s=exposed_s / hops,
             in_turn_s=in_turn_s / hops,
+            past_store=self.past_store,
         )
         return (arrival,) * fetched.num_hops
 
@@ -114,6 +111,7 @@ class Intake:
         self._spec = spec
         self._staging = staging
         self._codec = codec
+        self._inbox = Inbox(node, own_node=spec.config.channel.transport == "worker", clock=clock)
         self._cache = cache
         self._reader = None if cache is None else CacheReader(cache, node=node)
         self._clock = clock
@@ -123,23 +121,23 @@ class Intake:
         """Names of the cache files that have been opened."""
         return set() if self._reader is None else self._reader.opened
 
-    def fetch(self, parcel: Parcel, reference: ObjectRef, source: CacheSource | None) -> Arrived:
+    def fetch(
+        self, parcel: Parcel, reference: ObjectRef, source: CacheSource | None, offer: Offer | None = None
+    ) -> Arrived:
         """Have a parcel on the device.
 
         Args:
             parcel: what is expected.
             reference: to the payloads.
             source: the cache that the payloads are positions in; None: they are the microbatches.
+            offer: where they can be had beside the object store.
 
         Raises:
             ValueError: what came is not what was expected.
         """
         asked_s = self._clock()
-        # A get that waits keeps the object store's client to itself: whoever lets go of an earlier activation
-        # meanwhile, the computing thread above all, waits as long. On a link of 5 Mbit/s steps of 17 ms lasted 440.
-        while not ray.wait([reference], timeout=SLICE_S)[0] and self._clock() - asked_s < WAIT_S:
-            pass
-        payloads: tuple[Payload, ...] = ray.get(reference)
+        payloads: tuple[Payload, ...]
+        payloads, past_store = self._inbox.fetch(reference, offer)
         fetched_s = self._clock()
         if len(payloads) != len(parcel.items):
             raise ValueError(f"expected {len(parcel.items)} activations in a parcel, got {len(payloads)}")
@@ -147,7 +145,13 @@ class Intake:
             self._take(item, payload) if source is None else self._take_cached(item, payload, source)
             for item, payload in zip(parcel.items, payloads, strict=True)
         )
-        return Arrived(microbatches=microbatches, asked_s=asked_s, fetched_s=fetched_s, decoded_s=self._clock())
+        return Arrived(
+            microbatches=microbatches,
+            asked_s=asked_s,
+            fetched_s=fetched_s,
+            decoded_s=self._clock(),
+            past_store=past_store,
+        )
 
     def features(self, fetched: Fetched) -> Features:
         """What a microbatch is; called in the order of the stream, where the codec remembers."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ray import ObjectRef
 
 from distblock.messages import Item, Parcel
+from distblock.runtime.transports.outbox import Offer
 from distblock.schedule import course
 from distblock.schedule.credits import Credits
 from distblock.schedule.dispatch import Dispatcher
@@ -16,9 +17,11 @@ from distblock.schedule.parcels import parcels
 
 
 class Waiting(NamedTuple):
-    """An output that the next place has not begun: a share for each replica, and when it came."""
+    """An output that the next place has not begun: a share for each replica, where each can be had beside the object
+    store, and when it came."""
 
     payloads: tuple[ObjectRef, ...]
+    offers: tuple[Offer | None, ...]
     since_s: float
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ray
 import torch
+from ray import ObjectRef
 
 from distblock.codecs.cast import encode
 from distblock.codecs.payload import Payload
@@ -13,6 +14,7 @@ from distblock.learning.host import HostSpec
 from distblock.messages import Item, Parcel, WorkerReport
 from distblock.runtime.cluster import joined, placed
 from distblock.runtime.crew import start_worker
+from distblock.runtime.handover import Told
 from distblock.runtime.placement import bundles
 
 AHEAD = 2
@@ -34,13 +36,15 @@ def run_alone(spec: HostSpec, items: list[Item]) -> list[WorkerReport]:
         worker = start_worker(spec, 0, group, bundle=0, jemalloc=jemalloc_here())
         try:
             ray.get(worker.ready.remote())
-            reports, pending = [], []
+            pending: list[ObjectRef] = []
+            told: list[Told] = []
             for item in items:
                 payload = ray.put((random_payload(spec, item),))
                 pending.append(worker.hop.options(num_returns=2).remote(Parcel((item,)), [payload], item.number)[1])
                 if len(pending) > AHEAD:
-                    reports += ray.get(pending.pop(0))
-            return [*reports, *(report for told in ray.get(pending) for report in told)]
+                    told.append(ray.get(pending.pop(0)))
+            told += ray.get(pending)
+            return [report for each in told for report in each.reports if isinstance(report, WorkerReport)]
         finally:
             ray.kill(worker)
 

@@ -23,6 +23,7 @@ from ray import ObjectRef
 
 from distblock.messages import Failure, Inputs, Parcel
 from distblock.runtime.handover import Beginning, Ready, SnapshotReport
+from distblock.runtime.transports.outbox import Offer
 from distblock.schedule.failure import Deadline
 from distblock.schedule.laps import Cell
 from distblock.schedule.ledger import Ledger
@@ -45,6 +46,7 @@ class Hop:
         place: its place in that stream's row.
         parcel: the microbatches.
         entering: what enters, a share for each replica; None at a data worker.
+        offers: where each share can be had beside the object store.
         source: worker whose cache its samples come from; None: they are what enters, or data.
         ready_s: when all that it needs was known to be there, by the driver's wall clock.
         backpressure_s: seconds from then on in which the worker stood idle for want of a credit.
@@ -54,6 +56,7 @@ class Hop:
     place: int
     parcel: Parcel
     entering: tuple[ObjectRef, ...] | None
+    offers: tuple[Offer | None, ...]
     source: int | None
     ready_s: float
     backpressure_s: float
@@ -334,7 +337,8 @@ class StageSeat(Seat):
                 source = None if call.source is None else self._source(call.source)
                 parcel = share_of(call.parcel, replica=replica, count=len(self.actors))
                 entering = [] if call.entering is None else [call.entering[replica]]
-                value, report = actor.hop.options(num_returns=2).remote(parcel, entering, turn, source)
+                offer = call.offers[replica] if call.offers else None
+                value, report = actor.hop.options(num_returns=2).remote(parcel, entering, turn, source, offer)
                 return value, report
             case Snapshot():
                 value, report = actor.snapshot.options(num_returns=2).remote(turn)

@@ -4,7 +4,7 @@ A reference passed as an argument is fetched by Ray before the method starts: ea
 it comes inside a list and stays a reference; the call's own thread fetches it, timed, while another call computes. All
 computing happens in one further thread, in stream order. The method is a generator: what it yields first is stored by
 Ray before it goes on, so the time between the two is what storing cost. The caller, the driver, owns both values; they
-outlive this process.
+outlive this process. What goes to another node is offered to its receiver past the object store, too.
 """
 
 from __future__ import annotations
@@ -29,14 +29,16 @@ from distblock.codecs.staging import Staging
 from distblock.errors import DeviceLostError, InputLostError, StageError
 from distblock.learning.host import Host, HostSpec, explain, stage_error
 from distblock.learning.stage import arrays_sha256
-from distblock.messages import Inputs, Item, Parcel, WorkerReport
+from distblock.messages import Inputs, Item, Parcel
 from distblock.runtime.caches import CacheSource
 from distblock.runtime.faults import Strikes
 from distblock.runtime.group import Group
-from distblock.runtime.handover import Beginning, Ready, SnapshotReport, WorkerState
+from distblock.runtime.handover import Beginning, Ready, SnapshotReport, Told, WorkerState
 from distblock.runtime.intake import Arrived, Fetched, Intake
 from distblock.runtime.reports import Computed, Done, Reporter
 from distblock.runtime.reuse import Reuse
+from distblock.runtime.transports.choice import open_outbox
+from distblock.runtime.transports.outbox import Offer
 from distblock.runtime.turns import Turns
 from distblock.schedule.saving import CacheFiles
 from distblock.scratch.features import FeatureCache
@@ -105,6 +107,7 @@ class StageWorker:
             clock=self._clock,
         )
         self._outgoing = self._host.edges.get(spec.stages.stop)
+        self._outbox = open_outbox(spec.config, self._node) if beginning.offers else None
         self._begin_from(beginning)
         self._failure: BaseException | None = None
         self._idle_since_s = self._clock()
@@ -162,8 +165,13 @@ class StageWorker:
             self._cache.close()
 
     def hop(
-        self, parcel: Parcel, payloads: list[ObjectRef], turn: int, source: CacheSource | None = None
-    ) -> Iterator[tuple[Payload, ...] | tuple[WorkerReport, ...] | None]:
+        self,
+        parcel: Parcel,
+        payloads: list[ObjectRef],
+        turn: int,
+        source: CacheSource | None = None,
+        offer: Offer | None = None,
+    ) -> Iterator[tuple[Payload, ...] | Told | None]:
         """Fetch microbatches, pass them through the stages, hand out the outputs (None if last) and then the reports.
 
         Args:
@@ -171,13 +179,14 @@ class StageWorker:
             payloads: one reference, to what enters; to positions of samples where they come from a cache.
             turn: the call's number.
             source: the cache.
+            offer: where what enters can be had beside the object store.
 
         Raises:
             StageError: a stage failed, or what came was not what was expected.
         """
         at = parcel.items[0]
         try:
-            arrived = self._intake.fetch(parcel, payloads[0], source)
+            arrived = self._intake.fetch(parcel, payloads[0], source, offer)
             with self._turns.turn(turn):
                 self._reuse.expect(len(parcel.items))
                 computing = self._submit(self._compute_all, parcel, arrived, turn)
@@ -186,11 +195,14 @@ class StageWorker:
             for at, each, computed in zip(parcel.items, arrived.microbatches, computing.result(), strict=True):
                 done.append(self._encode(at, each, computed))
             begun_s = self._clock()
-            yield tuple(each.payload for each in done if each.payload is not None) or None
+            leaving = tuple(each.payload for each in done if each.payload is not None) or None
+            left = self._outbox.keep(leaving) if self._outbox is not None and leaving else None
+            yield leaving
             stored_s = self._clock()
             for at in parcel.items:
                 self._strikes.strike("stored", turn, at)
-            yield self._reporter.reports(parcel, arrived, done, put_s=stored_s - begun_s, stored_s=stored_s)
+            reports = self._reporter.reports(parcel, arrived, done, put_s=stored_s - begun_s, stored_s=stored_s)
+            yield Told(reports, (left,))
         except StageError as failure:
             self._turns.fail(failure)
             raise

@@ -65,8 +65,15 @@ def _make_run(batches: int | None = None) -> MadeUpRun:
 
 def _report(worker: int, item: Item, random: Random) -> WorkerReport:
     stages = WORKERS[worker]
-    seconds = {name: random.random() for name in ("fetch_s", "decode_s", "exposed_s", "in_turn_s")}
-    arrival = Arrival(edge=stages[0], **seconds)
+    fetch_s, decode_s, exposed_s, in_turn_s = (random.random() for _ in range(4))
+    arrival = Arrival(
+        edge=stages[0],
+        fetch_s=fetch_s,
+        decode_s=decode_s,
+        exposed_s=exposed_s,
+        in_turn_s=in_turn_s,
+        past_store=worker > 0,
+    )
     within = Arrival(edge=1, fetch_s=0.0, decode_s=0.0, exposed_s=0.0)
     return WorkerReport(
         worker=worker,

@@ -260,6 +260,22 @@ def test_a_codec_that_the_sender_has_no_room_for_is_not_taken():
     assert plan.pieces[1].codec == "int4"
 
 
+def test_what_comes_from_another_node_past_the_store_is_in_the_workers_memory():
+    def memory(nodes: str, past_store_bytes: float) -> list[float]:
+        around = replace(AROUND, past_store_bytes=past_store_bytes)
+        costs = Costs(network(0.01, 0.01), around, codecs=["fp32"])
+        plan = costs.of_blocks([range(1), range(1, 2)], [Seat(node=node) for node in nodes])
+        return [piece.memory_bytes for piece in plan.pieces]
+
+    near = memory("aa", 0)
+    assert memory("ab", math.inf) == near
+    assert memory("ab", 1001) == near
+    far = memory("ab", 1000)
+    assert far[0] == near[0]
+    # As many as may be on their way.
+    assert far[1] - near[1] == pytest.approx(4 * 1000)
+
+
 def test_what_does_not_fit_is_refused_with_numbers():
     around = Surroundings(cores=64, link_bytes_per_s=1e8, memcpy_bytes_per_s=1e10, base_bytes=5e8)
     with pytest.raises(InputError, match=r"at most 2 workers of 100 MB.*a block alone takes 500 to 500 MB, 500 MB"):

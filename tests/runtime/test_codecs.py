@@ -1,4 +1,5 @@
-"""Codecs between workers: the plain loop's weights, bit for bit, whatever stays in one process and whoever dies."""
+"""Codecs between workers, from worker to worker: the plain loop's weights, bit for bit, whatever stays within one and
+whoever dies."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ FEW: dict[str, Any] = {"recovery": {"kept_bytes": 300_000}, "channel": {"microba
 def values(*codecs: str, **changes: Any) -> dict[str, Any]:
     """Each edge has one of the codecs; some samples are remembered and others are not."""
     edges = {edge: codecs[(edge - 1) % len(codecs)] for edge in (1, 2)}
-    channel = {**FEW["channel"], "edge_codecs": edges, "codec_cache_bytes": 1_000_000}
+    channel = {**FEW["channel"], "edge_codecs": edges, "codec_cache_bytes": 1_000_000, "transport": "worker"}
     return {**SMALL, **FEW, "channel": channel, **changes}
 
 
@@ -52,6 +53,8 @@ def test_two_workers_and_what_crosses_between_them(tmp_path: Path):
     assert (crossed["name"], within["name"]) == ("0->1", "1->2")
     assert crossed["encode_in_turn_s"] > 0.5 * crossed["encode_s"] > 0
     assert crossed["decode_in_turn_s"] > 0.5 * crossed["decode_s"] > 0
+    assert (crossed["transport"], within["transport"]) == ("worker to worker", "in process")
+    assert crossed["past_store_hops"] == crossed["hops"]
     assert within["encode_in_turn_s"] == within["encode_s"] > 0
     assert summary["data_edge"]["encode_in_turn_s"] == summary["data_edge"]["decode_in_turn_s"] == 0
 

@@ -66,9 +66,11 @@ def test_the_wavefront_on_two_nodes(two_nodes: Cluster, tmp_path: Path, inputs: 
 
 def test_a_row_of_replicas_lies_on_one_node_and_gradients_meet_over_the_network(two_nodes: Cluster, tmp_path: Path):
     arguments = "--data.batch-size 96 --data.fraction 0.5 --regime.epochs 1 --replicas 2 --resources.workers 2"
-    summary = train(two_nodes, tmp_path, arguments)
+    summary = train(two_nodes, tmp_path, f"{arguments} --channel.transport worker")
     alone = weights_alone(tmp_path, replicas=2, regime={"epochs": 1})
     assert [stage["weights_sha256"] for stage in summary["stages"]] == alone
     # Two rows of two workers, each as large as a node: what is between stages does not cross.
     assert [edge["cross_node_hops"] for edge in summary["edges"]] == [0, 0]
-    assert summary["data_edge"]["cross_node_hops"] == summary["data_edge"]["same_node_hops"]
+    data = summary["data_edge"]
+    assert data["cross_node_hops"] == data["same_node_hops"]
+    assert data["past_store_hops"] == data["hops"] > 0

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import ray
 import torch
 from ray.experimental.collective import create_collective_group, destroy_all_collective_groups
 from torch import Tensor
 
-HOPS = 20
-"""A round and size, one by one."""
+MOST_HOPS = 20
+"""A round and size, one by one; fewer where they would come to more than `MOST_BYTES`."""
+
+MOST_BYTES = 2**28
 
 
 class DirectRelay:
@@ -41,24 +43,30 @@ class DirectRelay:
         return tensor.numel()
 
 
-def measure_direct(sizes: Sequence[int], *, rounds: int) -> dict[int, list[float]]:
+def measure_direct(sizes: Sequence[int], nodes: Sequence[str], *, rounds: int) -> dict[int, list[float]]:
     """Seconds of hops one by one, from asking the sender to the receiver's answer, by size.
 
-    A Ray has to be there; the actors lie on its first node.
+    A Ray has to be there.
+
+    Args:
+        sizes: bytes of activations.
+        nodes: the addresses of the sender's and the receiver's.
+        rounds: how many, beside one that does not count.
     """
     kind = ray.remote(num_cpus=0)(DirectRelay)
     # Ray's types for actors and for this call do not agree.
-    sender: Any = kind.remote()
-    receiver: Any = kind.remote()
+    sender, receiver = (cast("Any", kind.options(resources={f"node:{node}": 0.001}).remote()) for node in nodes)
     try:
         create_collective_group([sender, receiver], backend="gloo")
         found: dict[int, list[float]] = {size: [] for size in sizes}
-        for _ in range(rounds + 1):
+        for turn in range(rounds + 1):
             for size in sizes:
                 ray.get(sender.make.remote(size))
-                found[size] += [_hop(sender, receiver, size) for _ in range(HOPS)]
-        # The first round warms up.
-        return {size: seconds[HOPS:] for size, seconds in found.items()}
+                count = min(MOST_HOPS, max(2, MOST_BYTES // size))
+                seconds = [_hop(sender, receiver, size) for _ in range(count)]
+                # The first round warms up.
+                found[size] += seconds if turn else []
+        return found
     finally:
         destroy_all_collective_groups()
         ray.kill(sender)

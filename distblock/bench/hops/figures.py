@@ -13,7 +13,8 @@ from distblock.bench.hops.relay import Hop, Way
 from distblock.bench.hops.rounds import Round, SizeRound
 from distblock.report.tables import binary_size
 
-OURS: Way = "distblock"
+OURS: Way = "object store"
+PAST: Way = "worker to worker"
 PLAIN: Way = "torch tensor"
 
 INLINE_BYTES = 100 * 1024
@@ -66,7 +67,10 @@ def size_figures(rounds: Sequence[Round], size: int) -> dict[str, Any]:
         "memcpy_fresh_s": of(lambda each: each.fresh_s),
         "memcpy_again_s": of(lambda each: each.again_s),
         "numpy_put_s": of(lambda each: each.numpy_s),
-        "streamed_s": {number: of(lambda each, n=number: [each.streamed_s[n]]) for number in own[0].streamed_s},
+        "streamed_s": {
+            way: {n: of(lambda each, way=way, n=n: [each.streamed_s[way][n]]) for n in numbers}
+            for way, numbers in own[0].streamed_s.items()
+        },
     }
 
 
@@ -93,9 +97,16 @@ def _ratios(each: Round, own: SizeRound, size: int, line_rate: float | None) -> 
         "torch tensor / distblock, put + fetch": statistics.median(put_and_fetch_s(own.hops[PLAIN])) / ours_s,
         "hop / empty call, one by one": statistics.median(own.hops_s[OURS]) / statistics.median(each.call_s),
     }
-    for number, seconds in own.streamed_s.items():
+    for number, seconds in own.streamed_s[OURS].items():
         found[f"hop / empty call, in a stream, {number} a call"] = seconds / each.streamed_call_s
+    for number, seconds in own.streamed_s[PAST].items():
+        stored = own.streamed_s[OURS][number]
+        found[f"object store / worker to worker, in a stream, {number} a call"] = stored / seconds
+    past_s = statistics.median(put_and_fetch_s(own.hops[PAST]))
+    found["object store / worker to worker, put + fetch"] = ours_s / past_s
     if line_rate is not None and size > INLINE_BYTES:
-        fetch_s = statistics.median(hop.fetch_s for hop in own.hops[OURS] if hop.fetch_s is not None)
-        found["fetch / line rate"] = size / fetch_s / line_rate
+        names: dict[Way, str] = {OURS: "fetch / line rate", PAST: "fetch from worker to worker / line rate"}
+        for way, name in names.items():
+            fetch_s = statistics.median(hop.fetch_s for hop in own.hops[way] if hop.fetch_s is not None)
+            found[name] = size / fetch_s / line_rate
     return found

@@ -23,9 +23,15 @@ from distblock.codecs.cast import decode, encode
 from distblock.codecs.memcpy import copy_s
 from distblock.codecs.payload import Payload
 from distblock.codecs.staging import Staging
+from distblock.runtime.transports.inbox import Inbox
+from distblock.runtime.transports.outbox import Offer, Outbox
 
-Way = Literal["distblock", "torch tensor"]
-"""How an activation crosses: encoded, or as Ray takes a torch tensor that a method returns."""
+Way = Literal["object store", "worker to worker", "torch tensor"]
+"""How an activation crosses: encoded, by either of distblock's transports; or as Ray takes a torch tensor that a method
+returns."""
+
+KEPT_BYTES = 2**30
+"""Of what is handed out from worker to worker."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,12 +41,14 @@ class Hop:
     Attributes:
         fetch_s, decode_s: of what came in; None where nothing did.
         encode_s, put_s: of what went out.
+        offer: where it can be had beside the object store.
     """
 
     fetch_s: float | None
     decode_s: float | None
     encode_s: float
     put_s: float
+    offer: Offer | None
 
 
 class Relay:
@@ -53,6 +61,9 @@ class Relay:
         self._computing = ThreadPoolExecutor(1)
         self._staging = Staging(torch.device("cpu"))
         self._features = torch.empty(0)
+        node = ray.util.get_node_ip_address()
+        self._outbox = Outbox(node, least_bytes=0, most_bytes=KEPT_BYTES)
+        self._inbox = Inbox(node, own_node=True)
 
     def make(self, num_bytes: int) -> str:
         """Have an activation of so many bytes at hand, as fresh from computing; the node's address."""
@@ -62,17 +73,20 @@ class Relay:
     def nothing(self) -> None:
         """The empty call."""
 
-    def hop(self, entering: list[ObjectRef], way: Way, count: int) -> Iterator[tuple[Payload, ...] | Tensor | Hop]:
+    def hop(
+        self, entering: list[ObjectRef], way: Way, count: int, offered: Offer | None
+    ) -> Iterator[tuple[Payload, ...] | Tensor | Hop]:
         """Take in what there is, hand out so many activations (as a torch tensor one), then what that cost."""
-        fetch_s, decode_s = self._fetch(entering[0], way) if entering else (None, None)
+        fetch_s, decode_s = self._fetch(entering[0], way, offered) if entering else (None, None)
         features = self._computing.submit(lambda: self._features).result()
         begun_s = self._clock()
-        ours = way == "distblock"
+        ours = way != "torch tensor"
         leaving = tuple(self._encode(features, number) for number in range(count)) if ours else features
         encoded_s = self._clock()
+        offer = self._outbox.keep(leaving) if way == "worker to worker" else None
         yield leaving
         put_s = self._clock() - encoded_s
-        yield Hop(fetch_s=fetch_s, decode_s=decode_s, encode_s=encoded_s - begun_s, put_s=put_s)
+        yield Hop(fetch_s=fetch_s, decode_s=decode_s, encode_s=encoded_s - begun_s, put_s=put_s, offer=offer)
 
     def copy(self) -> tuple[float, float]:
         """Seconds of a plain memcpy of the activation's bytes, as `copy_s` has it."""
@@ -87,15 +101,16 @@ class Relay:
         del reference
         return seconds
 
-    def _fetch(self, reference: ObjectRef, way: Way) -> tuple[float, float]:
+    def _fetch(self, reference: ObjectRef, way: Way, offer: Offer | None) -> tuple[float, float]:
         asked_s = self._clock()
-        if way == "distblock":
-            ray.wait([reference])
-        value = ray.get(reference)
+        if way == "torch tensor":
+            ray.get(reference)
+            return self._clock() - asked_s, 0.0
+        payloads, past_store = self._inbox.fetch(reference, offer)
+        assert past_store == (way == "worker to worker")
         fetched_s = self._clock()
-        if way == "distblock":
-            for payload in value:
-                decode(payload, staging=self._staging)
+        for payload in payloads:
+            decode(payload, staging=self._staging)
         return fetched_s - asked_s, self._clock() - fetched_s
 
     def _encode(self, features: Tensor, number: int) -> Payload:

@@ -35,6 +35,8 @@ AT_ONCE_BYTES = 2**26
 MOST_CALLS = 200
 """Of a stream."""
 
+STREAMED: tuple[Way, ...] = ("object store", "worker to worker")
+
 CPUS = 1.0
 """Of each actor."""
 
@@ -48,8 +50,8 @@ class SizeRound:
         hops_s: seconds of each of them at the driver, from asking for the call to its report.
         fresh_s, again_s: of memcpy into fresh shared memory, and again.
         numpy_s: of ``ray.put`` of an array.
-        streamed_s: of a hop in a stream, wall time over hops, by the number of microbatches in a call; without those
-            whose calls would be too large.
+        streamed_s: of a hop in a stream, wall time over hops, by way and by the number of microbatches in a call;
+            without those whose calls would be too large.
     """
 
     hops: dict[Way, list[Hop]]
@@ -57,7 +59,7 @@ class SizeRound:
     fresh_s: list[float]
     again_s: list[float]
     numpy_s: list[float]
-    streamed_s: dict[int, float]
+    streamed_s: dict[Way, dict[int, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,27 +155,30 @@ def _size(actors: Sequence[Actor], size: int, per_call: Sequence[int], most_byte
         fresh_s=[fresh_s for fresh_s, _ in copies],
         again_s=[again_s for _, again_s in copies],
         numpy_s=[ray.get(actors[turn % 2].put.remote()) for turn in range(few)],
-        streamed_s={number: _streamed_s(actors, size, number, most_bytes) for number in numbers},
+        streamed_s={
+            way: {number: _streamed_s(actors, way, size, number, most_bytes) for number in numbers} for way in STREAMED
+        },
     )
 
 
-def _streamed_s(actors: Sequence[Actor], size: int, per_call: int, most_bytes: int) -> float:
+def _streamed_s(actors: Sequence[Actor], way: Way, size: int, per_call: int, most_bytes: int) -> float:
     lanes = min(LANES, max(1, AT_ONCE_BYTES // (size * per_call)))
     calls = min(MOST_CALLS, max(2, most_bytes // (size * per_call)))
-    streamed = stream(_hop(actors, "distblock", per_call), lanes=lanes, calls=calls)
+    streamed = stream(_hop(actors, way, per_call), lanes=lanes, calls=calls)
     return streamed.wall_s / (calls * per_call)
 
 
 def _hop(actors: Sequence[Actor], way: Way, per_call: int) -> Ask:
-    def ask(turn: int, entering: Value) -> tuple[Value, Any]:
-        *leaving, report = actors[turn % 2].hop.options(num_returns=2).remote(list(entering), way, per_call)
+    def ask(turn: int, entering: Value, reports: tuple[Hop, ...]) -> tuple[Value, Any]:
+        offer = reports[0].offer if reports else None
+        *leaving, report = actors[turn % 2].hop.options(num_returns=2).remote(list(entering), way, per_call, offer)
         return leaving, report
 
     return ask
 
 
 def _empty(actors: Sequence[Actor]) -> Ask:
-    def ask(turn: int, _: Value) -> tuple[Value, Any]:
+    def ask(turn: int, _: Value, __: tuple[Any, ...]) -> tuple[Value, Any]:
         return (), actors[turn % 2].nothing.remote()
 
     return ask

@@ -14,9 +14,9 @@ from ray import ObjectRef
 from distblock.runtime.seats import when_all
 
 Value = Sequence[ObjectRef]
-Ask = Callable[[int, Value], tuple[Value, ObjectRef]]
-"""Begins call ``n`` of a lane with the references that its last one has left; gives those that it will leave, and the
-one to its report."""
+Ask = Callable[[int, Value, tuple[Any, ...]], tuple[Value, ObjectRef]]
+"""Begins call ``n`` of a lane with the references that its last one has left, and its report if there was one; gives
+the references that it will leave, and the one to its report."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +51,12 @@ def stream(ask: Ask, *, lanes: int, calls: int) -> Streamed:
     ended: queue.SimpleQueue[_Ended] = queue.SimpleQueue()
     left = lanes + calls
 
-    def begin(lane: int, turn: int, entering: Value) -> None:
+    def begin(lane: int, turn: int, entering: Value, reports: tuple[Any, ...] = ()) -> None:
         nonlocal left
         if left:
             left -= 1
             begun_s = time.perf_counter()
-            leaving, report = ask(lane + turn, entering)
+            leaving, report = ask(lane + turn, entering, reports)
             when_all([report], partial(tell, lane, turn, leaving, begun_s))
 
     def tell(
@@ -67,7 +67,7 @@ def stream(ask: Ask, *, lanes: int, calls: int) -> Streamed:
     def follow(end: _Ended) -> _Ended:
         if end.failure is not None:
             raise end.failure
-        begin(end.lane, end.turn + 1, end.leaving)
+        begin(end.lane, end.turn + 1, end.leaving, end.reports)
         return end
 
     for lane in range(lanes):

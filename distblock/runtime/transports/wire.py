@@ -1,0 +1,75 @@
+"""What both ends of a connection from worker to worker know of it.
+
+Both know a token, which an offer holds, and offers travel by Ray alone. It never crosses: either end proves by a digest
+of the other's random bytes that it knows it. What follows is not encrypted: questions, each the number of what is asked
+for, and answers: how many buffers there are, the length of each, and then they.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import socket
+import struct
+
+TOKEN_BYTES = 32
+
+QUESTION = struct.Struct("!Q")
+"""The number of what is asked for."""
+
+COUNT = struct.Struct("!Q")
+"""How many buffers follow; 0: it is not there."""
+
+_DIGEST = "sha256"
+_DIGEST_BYTES = 32
+
+
+def greet(line: socket.socket, token: bytes) -> None:
+    """As the one who has connected.
+
+    Raises:
+        PermissionError: the other end does not know the token.
+        ConnectionError: the connection ended.
+    """
+    drawn = secrets.token_bytes(TOKEN_BYTES)
+    line.sendall(drawn)
+    proof = read_exactly(line, _DIGEST_BYTES)
+    _check(proof, token, b"sender", drawn)
+    line.sendall(_digest(token, b"receiver", read_exactly(line, TOKEN_BYTES)))
+
+
+def welcome(line: socket.socket, token: bytes) -> None:
+    """As the one who listens; as for `greet`."""
+    line.sendall(_digest(token, b"sender", read_exactly(line, TOKEN_BYTES)))
+    drawn = secrets.token_bytes(TOKEN_BYTES)
+    line.sendall(drawn)
+    _check(read_exactly(line, _DIGEST_BYTES), token, b"receiver", drawn)
+
+
+def read_exactly(line: socket.socket, num_bytes: int) -> bytes:
+    """So many bytes.
+
+    Raises:
+        ConnectionError: the connection ended before.
+    """
+    found = bytearray(num_bytes)
+    read_into(line, memoryview(found))
+    return bytes(found)
+
+
+def read_into(line: socket.socket, into: memoryview) -> None:
+    """Fill a buffer; as for `read_exactly`."""
+    while into:
+        came = line.recv_into(into)
+        if not came:
+            raise ConnectionError("the other end has closed the connection")
+        into = into[came:]
+
+
+def _digest(token: bytes, who: bytes, drawn: bytes) -> bytes:
+    return hmac.digest(token, who + drawn, _DIGEST)
+
+
+def _check(proof: bytes, token: bytes, who: bytes, drawn: bytes) -> None:
+    if not hmac.compare_digest(proof, _digest(token, who, drawn)):
+        raise PermissionError("the other end does not know the token")
