@@ -25,12 +25,15 @@ lint: setup
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+# Two files of tests at once, since tests of runs wait for processes to start for most of their time.
+AT_ONCE := -n 2 --dist loadfile
+
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest $(AT_ONCE)
 
 # What takes minutes and differs from a quick case in regime or size alone, too.
 test-all: lint
-	$(BIN)/pytest -m ""
+	$(BIN)/pytest $(AT_ONCE) -m ""
 
 clean:
 	rm -rf .venv

@@ -62,7 +62,7 @@ class ChannelConfig(Section):
     transport: Literal["auto", "object_store", "worker"] = "auto"
     """how activations get to the next worker: object_store: by Ray's; worker: over a connection from worker to worker,
     unencrypted, and by the object store for who cannot have them so; auto: worker between two nodes that reach each
-    other, for calls of 256 KiB and more, where Ray is not told to encrypt (RAY_USE_TLS); else object_store"""
+    other, for calls of 100 KiB and more, where Ray is not told to encrypt (RAY_USE_TLS); else object_store"""
     max_in_flight: PositiveInt = 4
     """parcels in flight on an edge"""
     max_in_flight_bytes: PositiveInt = 256 * 1024**2
@@ -70,9 +70,9 @@ class ChannelConfig(Section):
 
     @property
     def past_store_bytes(self) -> float:
-        """Of a call's outputs, from which they are offered from worker to worker between two nodes: below, finding an
-        object and asking for it takes hardly longer."""
-        return {"auto": 256 * 1024, "object_store": math.inf, "worker": 0}[self.transport]
+        """Of a call's outputs, from which they are offered from worker to worker between two nodes: less than 100 KiB
+        Ray sends inside calls."""
+        return {"auto": 100 * 1024, "object_store": math.inf, "worker": 0}[self.transport]
 
     def codec_of(self, edge: int) -> Codec:
         """How activations enter a stage; images enter the first one as they are. What auto comes to is in edge_codecs

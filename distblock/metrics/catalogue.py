@@ -107,6 +107,12 @@ HOPS = Metric(
     labels=("run", "edge", "path"),
     help="Microbatches that crossed an edge; path: in_process, same_node or cross_node.",
 )
+PAST_STORE_HOPS = Metric(
+    name="distblock_past_store_hops_total",
+    kind="counter",
+    labels=_EDGE,
+    help="Those of the microbatches that came from worker to worker, past the object store.",
+)
 PAYLOAD = Metric(
     name="distblock_payload_bytes_total",
     kind="counter",

@@ -62,6 +62,7 @@ def _of_edges(account: Account) -> Iterator[tuple[Series, float]]:
 
 def _of_edge(sums: EdgeSums) -> Iterator[tuple[Series, float]]:
     name = sums.name
+    yield (catalogue.PAST_STORE_HOPS, (name,)), sums.past_store_hops
     yield (catalogue.PAYLOAD, (name,)), sums.payload_bytes
     yield (catalogue.WIRE, (name,)), sums.wire_bytes
     yield (catalogue.EXPOSED, (name,)), sums.exposed_s
