@@ -27,6 +27,7 @@ FREE = (
     "regime.cache_bytes",
     "resources.",
     "channel.auto_codecs",
+    "channel.transport",
     "channel.max_in_flight",
     "channel.max_in_flight_bytes",
     "recovery.",

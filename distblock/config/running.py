@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -29,6 +30,11 @@ class ResourcesConfig(Section):
     nodes: tuple[str, ...] = ()
     """addresses of the nodes that workers run on, one a worker in the order of the stages (row by row with replicas),
     data workers beside the first; such as 10.0.0.1 10.0.0.2; default: any"""
+
+
+def ray_encrypts() -> bool:
+    """Whether Ray is told to encrypt what its processes send to one another."""
+    return os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
 
 
 Codec = Literal["fp32", "fp16", "bf16", "fp8", "int8", "int4", "topk", "vq", "diff8", "diff4", "diff2"]
@@ -61,8 +67,9 @@ class ChannelConfig(Section):
     auto: as many as keep the slowest worker busy for some 0.2 s; one in the asynchronous regime"""
     transport: Literal["auto", "object_store", "worker"] = "auto"
     """how activations get to the next worker: object_store: by Ray's; worker: over a connection from worker to worker,
-    unencrypted, and by the object store for who cannot have them so; auto: worker between two nodes that reach each
-    other, for calls of 100 KiB and more, where Ray is not told to encrypt (RAY_USE_TLS); else object_store"""
+    which nothing encrypts, and by the object store for who cannot have them so; auto: worker between two nodes whose
+    line could be measured, for calls of 100 KiB and more, unless Ray is told to encrypt (RAY_USE_TLS); else
+    object_store"""
     max_in_flight: PositiveInt = 4
     """parcels in flight on an edge"""
     max_in_flight_bytes: PositiveInt = 256 * 1024**2
@@ -71,8 +78,9 @@ class ChannelConfig(Section):
     @property
     def past_store_bytes(self) -> float:
         """Of a call's outputs, from which they are offered from worker to worker between two nodes: less than 100 KiB
-        Ray sends inside calls."""
-        return {"auto": 100 * 1024, "object_store": math.inf, "worker": 0}[self.transport]
+        Ray sends inside calls. Infinite: they are not."""
+        auto = math.inf if ray_encrypts() else 100 * 1024
+        return {"auto": auto, "object_store": math.inf, "worker": 0}[self.transport]
 
     def codec_of(self, edge: int) -> Codec:
         """How activations enter a stage; images enter the first one as they are. What auto comes to is in edge_codecs

@@ -22,7 +22,7 @@ _Arrived = tuple[str, float]
 """Node, seconds of fetch and decode."""
 
 HopPath = Literal["in_process", "same_node", "cross_node"]
-"""What a hop crosses: nothing, the object store of one node, or the network."""
+"""What a hop crosses: nothing, the border between two processes of a node, or the network."""
 
 
 def edge_name(edge: int) -> str:

@@ -78,7 +78,7 @@ class Costs:
         takes_turn = before is not None and (codec in ChannelConfig.REMEMBERING or not around.threads)
         is_near = before is None or before.node == seat.node
         rate = around.memcpy_bytes_per_s if is_near else around.link_bytes_per_s
-        arriving = 0.0 if is_near else self._arriving_bytes(wire)
+        arriving = 0.0 if is_near else self._arriving_bytes(wire, codec)
         return Piece(
             blocks=blocks,
             seat=seat,
@@ -214,10 +214,12 @@ class Costs:
             waiting += entering if codec in ChannelConfig.REMEMBERING else IN_FLIGHT * self._call_bytes(entering)
         return waiting / self._replicas
 
-    def _arriving_bytes(self, wire: float) -> float:
-        """Of what comes from another node past the object store, and is in the worker's own memory then."""
-        call = self._call_bytes(wire)
-        return 0.0 if call < self._around.past_store_bytes else IN_FLIGHT * call / self._replicas
+    def _arriving_bytes(self, wire: float, codec: Codec) -> float:
+        """Of what has come from another node past the object store, on a CPU, and is what the worker computes with, or
+        waits for its turn to be decoded; what is decoded at once is in `_crossing_bytes`."""
+        call = self._call_bytes(wire) / self._replicas
+        stays = codec == "fp32" or codec in ChannelConfig.REMEMBERING
+        return IN_FLIGHT * call if stays and self._around.threads and call >= self._around.past_store_bytes else 0.0
 
     def _call_bytes(self, output_bytes: float) -> float:
         """Of a call's outputs."""

@@ -81,7 +81,8 @@ def edges_table(summary: Mapping[str, Any]) -> Table:
             f"{size(edge['wire_bytes'] / edge['fetch_s'])}/s" if edge["wire_bytes"] and edge["fetch_s"] else MISSING,
         )
     table.caption = "sums over the run; exposed: fetch and decode while the receiver idled; bandwidth: wire / fetch"
-    table.caption += _line_shares([summary["data_edge"], *summary["edges"]])
+    edges = [summary["data_edge"], *summary["edges"]]
+    table.caption += _line_shares(edges) + _past_store(edges)
     return table
 
 
@@ -169,7 +170,7 @@ def _range(blocks: Sequence[str]) -> str:
 
 
 def _path(edge: Mapping[str, Any]) -> str:
-    if "object store" not in edge["transport"]:
+    if edge["transport"] in ("in process", "cache file"):
         return edge["transport"]
     if not edge["cross_node_hops"]:
         return "same node"
@@ -181,6 +182,13 @@ def _line_shares(edges: Sequence[Mapping[str, Any]]) -> str:
     known = [edge for edge in edges if edge.get("line_share") is not None]
     shares = ", ".join(f"{edge['name']} {percent(edge['line_share'])}" for edge in known)
     return f"\nshare of the measured line rate: {shares}" if known else ""
+
+
+def _past_store(edges: Sequence[Mapping[str, Any]]) -> str:
+    """How much went from worker to worker."""
+    known = [edge for edge in edges if edge.get("past_store_hops")]
+    shares = ", ".join(f"{edge['name']} {percent(edge['past_store_hops'] / edge['hops'])}" for edge in known)
+    return f"\nhops from worker to worker, past the object store: {shares}" if known else ""
 
 
 def _table(title: str, *, left: Sequence[str], right: Sequence[str]) -> Table:

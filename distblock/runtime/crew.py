@@ -26,7 +26,7 @@ from distblock.runtime.caches import CacheSource
 from distblock.runtime.faults import Fault, Strikes, planned
 from distblock.runtime.feeder import DataWorker
 from distblock.runtime.handover import Beginning, WorkerState
-from distblock.runtime.nodes import Nodes
+from distblock.runtime.nodes import Nodes, nodes_of
 from distblock.runtime.placement import rows
 from distblock.runtime.reach import Storage
 from distblock.runtime.seats import Actor, DataSeat, Event, StageSeat
@@ -80,7 +80,7 @@ class Crew:
         job: the run.
         group: its placement group: a bundle a worker, or a bundle a row of them, then a bundle a data worker.
         jemalloc: where all its nodes have it; None: not all do.
-        offered: the edges whose senders offer what they hand out, by the stage that each enters.
+        offered: the edges whose senders may offer what they hand out, by the stage that each enters.
 
     Attributes:
         workers, feeders: the seats.
@@ -93,6 +93,7 @@ class Crew:
         self._group = group
         self._jemalloc = jemalloc
         self._offered = offered
+        self._addresses = [node.address for node in nodes_of(group)] if offered else []
         config = job.hosts[0].config
         self._num_bundles = group.bundle_count - config.data.workers
         self._rows = rows(range(self._num_bundles), length=len(job.hosts), count=config.replicas)
@@ -177,7 +178,7 @@ class Crew:
     def start_feeder(self, index: int, beginning: Beginning) -> list[Actor]:
         """A data worker's process."""
         job, config = self._job, self._job.hosts[0].config
-        options = _options(self._group, self._num_bundles + index - len(job.hosts), cpus=1.0, gpus=0.0)
+        options = _options(self._group, self._feeder_bundle(index), cpus=1.0, gpus=0.0)
         actor = ray.remote(DataWorker).options(**options)
         strikes = Strikes(beginning.faults, process=beginning.process)
         offers = beginning.offers
@@ -191,7 +192,8 @@ class Crew:
         spec, job = self._job.hosts[index], self._job
         recovery = spec.config.recovery
         faults = planned(job.faults, worker=index, stages=spec.stages, attempt=job.attempt)
-        beginning = Beginning(faults=faults, caches=self._caches, offers=spec.stages.stop in self._offered)
+        offers = self._offers(index + 1, [row[index] for row in self._rows])
+        beginning = Beginning(faults=faults, caches=self._caches, offers=offers)
         own = {stage: job.initial[stage] for stage in spec.stages if stage in job.initial}
         if own:
             beginning = replace(beginning, initial=(ray.put(own),))
@@ -223,9 +225,27 @@ class Crew:
             window=MOST_AHEAD,
             beginning=Beginning(
                 faults=planned(job.faults, worker=index, stages=(), attempt=job.attempt),
-                offers=job.hosts[0].stages.start in self._offered,
+                offers=self._offers(0, [self._feeder_bundle(index)] * len(self._rows)),
             ),
         )
+
+    def _feeder_bundle(self, index: int) -> int:
+        return self._num_bundles + index - len(self._job.hosts)
+
+    def _offers(self, receiver: int, senders: Sequence[int]) -> frozenset[int]:
+        """The replicas of a worker that are offered their share: between two nodes, unless always.
+
+        Args:
+            receiver: the worker.
+            senders: the bundle of each replica's sender.
+        """
+        hosts = self._job.hosts
+        if receiver == len(hosts) or hosts[receiver].stages.start not in self._offered:
+            return frozenset()
+        always = hosts[0].config.channel.transport == "worker"
+        ends = enumerate(zip(senders, (row[receiver] for row in self._rows), strict=True))
+        at = self._addresses
+        return frozenset(replica for replica, (sender, own) in ends if always or at[sender] != at[own])
 
     def _ready(self, seat: StageSeat | DataSeat, answer: ObjectRef) -> Any:
         try:

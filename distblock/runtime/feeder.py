@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ class DataWorker:
         info: what is known of the data.
         dataset: the user's own data, where it was given in Python.
         strikes: when to die, in tests.
-        offers: whether it offers what it hands out, see `distblock.runtime.transports`.
+        offers: the replicas whose share it offers, see `distblock.runtime.transports`.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class DataWorker:
         dataset: Callable[..., Any] | None,
         strikes: Strikes | None = None,
         *,
-        offers: bool = False,
+        offers: Collection[int] = (),
     ) -> None:
         torch.set_num_threads(1)
         os.nice(10)  # it works ahead; where cores are short, a stage's computing goes first
@@ -57,7 +57,9 @@ class DataWorker:
         self._staging = Staging(torch.device("cpu"))
         self._node = ray.util.get_node_ip_address()
         self._strikes = strikes or Strikes((), process=0)
-        self._outbox = open_outbox(config, self._node) if offers else None
+        self._offers = offers
+        most = config.data.prefetch * config.data.workers * len(offers)
+        self._outbox = open_outbox(config, self._node, most=most) if offers else None
 
     def ready(self) -> Ready:
         """Where it is."""
@@ -104,7 +106,7 @@ class DataWorker:
         for replica in range(self._replicas):
             payloads = tuple(self._share(item, replica, *each) for item, each in zip(parcel.items, read, strict=True))
             begun_s = time.perf_counter()
-            offers.append(None if self._outbox is None else self._outbox.keep(payloads))
+            offers.append(self._offer(replica, payloads))
             yield payloads
             put_s = (time.perf_counter() - begun_s) / len(payloads)
             if self._is_recording:
@@ -122,6 +124,9 @@ class DataWorker:
             for item, each, start_s, end_s in zip(parcel.items, departures, started_s, finished_s, strict=True)
         )
         yield Told(reports, tuple(offers))
+
+    def _offer(self, replica: int, payloads: tuple[Payload, ...]) -> Offer | None:
+        return None if self._outbox is None or replica not in self._offers else self._outbox.keep(payloads)
 
     def _share(self, item: Item, replica: int, images: np.ndarray, labels: np.ndarray) -> Payload:
         part = share(item.num_samples, replica=replica, count=self._replicas)

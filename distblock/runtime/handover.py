@@ -24,7 +24,7 @@ class Beginning:
         caches: name of the folder with the run's caches, and what is known of files in it.
         faults: when to die, in tests.
         process: which of the worker's processes in this attempt it is, counted from 0.
-        offers: whether it offers what it hands out, see `distblock.runtime.transports`.
+        offers: the replicas whose share of what it hands out it offers, see `distblock.runtime.transports`.
     """
 
     turn: int = 0
@@ -33,7 +33,7 @@ class Beginning:
     caches: CacheFiles = field(default_factory=CacheFiles)
     faults: tuple[Fault, ...] = ()
     process: int = 0
-    offers: bool = False
+    offers: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)

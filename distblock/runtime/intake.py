@@ -111,7 +111,8 @@ class Intake:
         self._spec = spec
         self._staging = staging
         self._codec = codec
-        self._inbox = Inbox(node, own_node=spec.config.channel.transport == "worker", clock=clock)
+        # A sender that is frozen must not make this worker look frozen, too.
+        self._inbox = Inbox(silence_s=spec.config.recovery.deadline_s / 4, clock=clock)
         self._cache = cache
         self._reader = None if cache is None else CacheReader(cache, node=node)
         self._clock = clock

@@ -107,7 +107,8 @@ class StageWorker:
             clock=self._clock,
         )
         self._outgoing = self._host.edges.get(spec.stages.stop)
-        self._outbox = open_outbox(spec.config, self._node) if beginning.offers else None
+        most = spec.config.channel.max_in_flight
+        self._outbox = open_outbox(spec.config, self._node, most=most) if replica in beginning.offers else None
         self._begin_from(beginning)
         self._failure: BaseException | None = None
         self._idle_since_s = self._clock()

@@ -116,7 +116,7 @@ def test_who_waits_for_a_slow_link_goes_on_computing_and_why_names_the_link(slow
     assert "edge 0->1" in verdict.causes[0].where
 
 
-def test_auto_takes_a_codec_for_the_edge_between_two_hosts(slow: SlowHosts, tmp_path: Path):
+def test_auto_takes_a_codec_and_a_transport_for_the_edge_between_two_hosts(slow: SlowHosts, tmp_path: Path):
     done = slow.train("auto", "--data.fraction", "0.2", "--channel.codec", "auto")
     assert done.returncode == 0, done.stderr
     assert "edge 0->1: bf16; over" in done.stderr
@@ -125,6 +125,9 @@ def test_auto_takes_a_codec_for_the_edge_between_two_hosts(slow: SlowHosts, tmp_
     summary = json.loads((slow.folder / "auto" / "summary.json").read_text())
     [edge] = summary["edges"]
     assert edge["wire_bytes"] < 0.6 * edge["payload_bytes"]
+    # From worker to worker, all but calls that are small, such as those of the digits themselves.
+    assert (edge["cross_node_hops"], edge["past_store_hops"]) == (edge["hops"], pytest.approx(edge["hops"], rel=0.3))
+    assert summary["data_edge"]["past_store_hops"] == 0
     config = {"executor": "local", "model": {"stages": 2}, "data": {"fraction": 0.2}, "regime": {"epochs": 1}}
     plain = BlockTrainer({**config, "channel": {"codec": "bf16"}, "run_dir": str(tmp_path / "plain")}).fit().metrics
     assert plain is not None

@@ -94,7 +94,7 @@ def _ratios(each: Round, own: SizeRound, size: int, line_rate: float | None) -> 
     ours_s = statistics.median(put_and_fetch_s(own.hops[OURS]))
     found = {
         "(put + fetch) / memcpy": ours_s / statistics.median(own.fresh_s),
-        "torch tensor / distblock, put + fetch": statistics.median(put_and_fetch_s(own.hops[PLAIN])) / ours_s,
+        "torch tensor / object store, put + fetch": statistics.median(put_and_fetch_s(own.hops[PLAIN])) / ours_s,
         "hop / empty call, one by one": statistics.median(own.hops_s[OURS]) / statistics.median(each.call_s),
     }
     for number, seconds in own.streamed_s[OURS].items():

@@ -30,8 +30,11 @@ Way = Literal["object store", "worker to worker", "torch tensor"]
 """How an activation crosses: encoded, by either of distblock's transports; or as Ray takes a torch tensor that a method
 returns."""
 
-KEPT_BYTES = 2**30
-"""Of what is handed out from worker to worker."""
+KEPT = 8
+"""Calls, of what is handed out from worker to worker: a lane has one on its way."""
+
+SILENCE_S = 60.0
+"""After which a relay takes the object store, and the benchmark fails."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,9 +64,8 @@ class Relay:
         self._computing = ThreadPoolExecutor(1)
         self._staging = Staging(torch.device("cpu"))
         self._features = torch.empty(0)
-        node = ray.util.get_node_ip_address()
-        self._outbox = Outbox(node, least_bytes=0, most_bytes=KEPT_BYTES)
-        self._inbox = Inbox(node, own_node=True)
+        self._outbox = Outbox(ray.util.get_node_ip_address(), least_bytes=0, most=KEPT)
+        self._inbox = Inbox(silence_s=SILENCE_S)
 
     def make(self, num_bytes: int) -> str:
         """Have an activation of so many bytes at hand, as fresh from computing; the node's address."""

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-import numpy as np
 import ray
+import torch
 from ray import ObjectRef
 
 from distblock.runtime.transports.outbox import Offer
-from distblock.runtime.transports.wire import COUNT, QUESTION, greet, read_exactly, read_into
+from distblock.runtime.transports.wire import COUNT, QUESTION, greet, read_exactly, read_into, set_up
 
 WAIT_S = 30.0
 """Seconds after which a get takes over from a wait: it is told that what it waits for is lost."""
@@ -26,8 +26,14 @@ SLICE_S = 0.005
 """Seconds of one wait. A wait keeps the worker's line to Ray's node manager to itself, so what comes later would not
 even be asked for meanwhile: over a link with a delay, each activation would wait for its own way there and back."""
 
-SILENCE_S = 10.0
-"""Seconds without a byte after which a sender is given up: its process may be frozen."""
+CONNECT_S = 3.0
+"""Seconds in which a sender has to take a connection: between are the run's own nodes."""
+
+GIVEN_UP_S = 60.0
+"""Seconds for which a sender is not asked again that has not answered; a process that takes over listens elsewhere."""
+
+FAILURES = (OSError, MemoryError, OverflowError, ValueError, struct.error, pickle.UnpicklingError)
+"""Of a sender or of the way to it; memory may be short here that the object store has."""
 
 _Sender = tuple[str, int]
 
@@ -36,26 +42,15 @@ class Inbox:
     """What one worker takes in.
 
     Args:
-        address: its node's.
-        own_node: whether senders on that node are asked, too, where both see the same memory.
+        silence_s: seconds without a byte after which a sender is given up: its process may be frozen.
         clock: the worker's.
-        silence_s: as `SILENCE_S`.
     """
 
-    def __init__(
-        self,
-        address: str,
-        *,
-        own_node: bool,
-        clock: Callable[[], float] = time.perf_counter,
-        silence_s: float = SILENCE_S,
-    ) -> None:
-        self._address = address
-        self._own_node = own_node
-        self._clock = clock
+    def __init__(self, *, silence_s: float, clock: Callable[[], float] = time.perf_counter) -> None:
         self._silence_s = silence_s
+        self._clock = clock
         self._lines: dict[_Sender, list[socket.socket]] = defaultdict(list)
-        self._given_up: set[_Sender] = set()
+        self._given_up: dict[_Sender, float] = {}
         self._lock = threading.Lock()
 
     def fetch(self, reference: ObjectRef, offer: Offer | None) -> tuple[Any, bool]:
@@ -68,11 +63,8 @@ class Inbox:
         Raises:
             RayError: as of ``ray.get``.
         """
-        if offer is not None and (self._own_node or offer.address != self._address):
-            found = self._from_sender(offer)
-            if found is not None:
-                return found[0], True
-        return self._from_store(reference), False
+        found = None if offer is None else self._from_sender(offer)
+        return (self._from_store(reference), False) if found is None else (found[0], True)
 
     def _from_store(self, reference: ObjectRef) -> Any:
         asked_s = self._clock()
@@ -85,24 +77,32 @@ class Inbox:
     def _from_sender(self, offer: Offer) -> tuple[Any] | None:
         """None: it cannot be had there."""
         sender = (offer.address, offer.port)
-        if sender in self._given_up:
+        if self._clock() - self._given_up.get(sender, -GIVEN_UP_S) < GIVEN_UP_S:
             return None
         try:
-            while (line := self._idle(sender)) is not None:
-                # Between two questions, something on the way may have closed it.
-                with suppress(ConnectionError):
+            if (line := self._idle(sender)) is not None:
+                # Since the last question something on the way may have closed it, or forgotten it.
+                with suppress(OSError):
                     return self._ask(line, offer)
-            line = socket.create_connection(sender, timeout=self._silence_s)
-            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._close_idle(sender)
+            line = socket.create_connection(sender, timeout=min(CONNECT_S, self._silence_s))
+            set_up(line)
+            line.settimeout(self._silence_s)
             return self._ask(line, offer, is_new=True)
-        except OSError:
-            # A process that takes over from it listens elsewhere.
-            self._given_up.add(sender)
+        except FAILURES:
+            self._given_up[sender] = self._clock()
+            self._close_idle(sender)
             return None
 
     def _idle(self, sender: _Sender) -> socket.socket | None:
         with self._lock:
             return self._lines[sender].pop() if self._lines[sender] else None
+
+    def _close_idle(self, sender: _Sender) -> None:
+        with self._lock:
+            lines = self._lines.pop(sender, [])
+        for line in lines:
+            line.close()
 
     def _ask(self, line: socket.socket, offer: Offer, *, is_new: bool = False) -> tuple[Any] | None:
         try:
@@ -128,7 +128,7 @@ def _answer(line: socket.socket) -> tuple[Any] | None:
 
 
 def _buffer(line: socket.socket, length: int) -> memoryview:
-    """Numpy does not clear what is filled at once."""
-    into = np.empty(length, dtype=np.uint8).data
+    """Aligned as torch's own tensors are: kernels give the same bits for what is aligned alike."""
+    into = torch.empty(length, dtype=torch.uint8).numpy().data
     read_into(line, into)
     return into.toreadonly()

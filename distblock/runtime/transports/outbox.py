@@ -8,14 +8,13 @@ import socket
 import socketserver
 import struct
 import threading
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from distblock.pickling import quickly_pickled
 from distblock.runtime.interfaces import family
-from distblock.runtime.transports.wire import COUNT, QUESTION, TOKEN_BYTES, read_exactly, welcome
+from distblock.runtime.transports.wire import COUNT, QUESTION, TOKEN_BYTES, read_exactly, set_up, welcome
 
 GREETING_S = 10.0
 """Seconds in which who connects has to show that it knows the token."""
@@ -34,7 +33,7 @@ class Offer:
 
     address: str
     port: int
-    token: bytes
+    token: bytes = field(repr=False)
     number: int
 
 
@@ -45,18 +44,18 @@ class Outbox:
 
     Args:
         address: the node's own; it is listened at alone.
-        least_bytes: below which nothing is kept.
-        most_bytes: that are kept; what is older is let go of, but the newest is always kept.
+        least_bytes: of a thing, below which it is not kept.
+        most: things that are kept: as many as credits let be in flight. An older one has been dropped on its way, or
+            was fetched from the object store.
 
     Raises:
         OSError: the address cannot be listened at.
     """
 
-    def __init__(self, address: str, *, least_bytes: float, most_bytes: int) -> None:
+    def __init__(self, address: str, *, least_bytes: float, most: int) -> None:
         self.token = secrets.token_bytes(TOKEN_BYTES)
-        self._least_bytes, self._most_bytes = least_bytes, most_bytes
+        self._least_bytes, self._most = least_bytes, most
         self._kept: dict[int, list[memoryview]] = {}
-        self._num_bytes = 0
         self._next = 0
         self._lock = threading.Lock()
         self._server = _server(self, address)
@@ -72,32 +71,24 @@ class Outbox:
         arrays: list[pickle.PickleBuffer] = []
         pickled = pickle.dumps(value, protocol=5, buffer_callback=arrays.append)
         buffers = [memoryview(pickled), *(array.raw() for array in arrays)]
-        num_bytes = _num_bytes(buffers)
-        if num_bytes < self._least_bytes:
+        if sum(buffer.nbytes for buffer in buffers) < self._least_bytes:
             return None
         with self._lock:
             self._next += 1
             self._kept[self._next] = buffers
-            self._num_bytes += num_bytes
-            while self._num_bytes > self._most_bytes and len(self._kept) > 1:
-                self._num_bytes -= _num_bytes(self._kept.pop(next(iter(self._kept))))
+            if len(self._kept) > self._most:
+                del self._kept[next(iter(self._kept))]
             return Offer(address=self._address, port=self._port, token=self.token, number=self._next)
 
     def take(self, number: int) -> list[memoryview]:
         """Let go of what is kept under a number; nothing where nothing is."""
         with self._lock:
-            buffers = self._kept.pop(number, [])
-            self._num_bytes -= _num_bytes(buffers)
-        return buffers
+            return self._kept.pop(number, [])
 
     def close(self) -> None:
         """Listen no more."""
         self._server.shutdown()
         self._server.server_close()
-
-
-def _num_bytes(buffers: Sequence[memoryview]) -> int:
-    return sum(buffer.nbytes for buffer in buffers)
 
 
 def _server(outbox: Outbox, address: str) -> socketserver.ThreadingTCPServer:
@@ -112,7 +103,7 @@ def _server(outbox: Outbox, address: str) -> socketserver.ThreadingTCPServer:
         def handle(self) -> None:
             """Answer question after question; a line that breaks, or a stranger's, is closed, and that is all."""
             line: socket.socket = self.request
-            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            set_up(line)
             line.settimeout(GREETING_S)
             with suppress(OSError):
                 welcome(line, outbox.token)

@@ -1,8 +1,9 @@
 """What both ends of a connection from worker to worker know of it.
 
 Both know a token, which an offer holds, and offers travel by Ray alone. It never crosses: either end proves by a digest
-of the other's random bytes that it knows it. What follows is not encrypted: questions, each the number of what is asked
-for, and answers: how many buffers there are, the length of each, and then they.
+of the other's random bytes that it knows it. What follows is neither encrypted nor signed, like what Ray sends unless
+told to: questions, each the number of what is asked for, and answers: how many buffers there are, the length of each,
+and then they.
 """
 
 from __future__ import annotations
@@ -20,8 +21,21 @@ QUESTION = struct.Struct("!Q")
 COUNT = struct.Struct("!Q")
 """How many buffers follow; 0: it is not there."""
 
+_KEEP_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+"""Seconds, seconds, and how often: what lies between two hosts forgets a connection on which nothing passes, and the
+end of a host that has vanished would be held for ever."""
+
 _DIGEST = "sha256"
 _DIGEST_BYTES = 32
+
+
+def set_up(line: socket.socket) -> None:
+    """What a connection has at either end."""
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEP_ALIVE.items():
+        if hasattr(socket, name):
+            line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def greet(line: socket.socket, token: bytes) -> None:
