@@ -180,7 +180,7 @@ class Departure:
         payload_bytes: bytes of the activations before the codec.
         wire_bytes: bytes that are stored: activations after the codec, and labels. 0 if the hop stays in one process.
         encode_s: seconds in the codec, with the copy from the device.
-        put_s: seconds in which the object store took the bytes.
+        put_s: seconds in which the object store took the bytes, and they were set aside for the next worker.
         in_turn_s: those of encoding's seconds that took their turn among what is computed: of codecs that remember, and
             of hops within a process.
     """

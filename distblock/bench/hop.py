@@ -152,14 +152,14 @@ def make_outcome(
         lines["Ray Direct Transport: whole hop, one by one"] = {
             float(size): statistics.median(seconds) for size, seconds in direct.items()
         }
+    where = "; between nodes" if options.apart else ""
     of_direct = {
-        f"Ray Direct Transport / {way}, whole hop, {binary_size(size)}": [
+        f"Ray Direct Transport / {way}, whole hop, {binary_size(size)}{where}": [
             statistics.median(seconds) / lines[f"{way}: whole hop, one by one"][size]
         ]
         for size, seconds in direct.items()
         for way in (OURS, PAST)
     }
-    where = "; between nodes" if options.apart else ""
     return Outcome(
         figures={
             "sizes": sizes,

@@ -78,7 +78,8 @@ class Costs:
         takes_turn = before is not None and (codec in ChannelConfig.REMEMBERING or not around.threads)
         is_near = before is None or before.node == seat.node
         rate = around.memcpy_bytes_per_s if is_near else around.link_bytes_per_s
-        arriving = 0.0 if is_near else self._arriving_bytes(wire, codec)
+        # At no size at all: within a node, too.
+        arriving = 0.0 if is_near and around.past_store_bytes else self._arriving_bytes(wire, codec)
         return Piece(
             blocks=blocks,
             seat=seat,
@@ -215,7 +216,7 @@ class Costs:
         return waiting / self._replicas
 
     def _arriving_bytes(self, wire: float, codec: Codec) -> float:
-        """Of what has come from another node past the object store, on a CPU, and is what the worker computes with, or
+        """Of what has come past the object store, on a CPU, and is what the worker computes with, or
         waits for its turn to be decoded; what is decoded at once is in `_crossing_bytes`."""
         call = self._call_bytes(wire) / self._replicas
         stays = codec == "fp32" or codec in ChannelConfig.REMEMBERING

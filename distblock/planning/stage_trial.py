@@ -201,5 +201,5 @@ class _Trial:
         """By which the process has grown, or that lies on its GPU."""
         if self._is_on_gpu:
             return self._host.peak_memory_bytes()
-        # A worker builds the network, too, but what enters it lies in the object store.
+        # A worker builds the network, too, but what enters it lies in the object store, or counts as what arrives.
         return self._host.peak_memory_bytes() - before_bytes - num_bytes(self._features)

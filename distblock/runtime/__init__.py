@@ -1,1 +1,1 @@
-"""The stages on Ray: actors, placement, and activations through the object store. The only package that uses Ray."""
+"""The stages on Ray: actors, placement, how activations get to the next one. The only package that uses Ray."""

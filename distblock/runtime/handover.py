@@ -68,8 +68,8 @@ class Told:
 
     Attributes:
         reports: of each microbatch.
-        offers: where what it has handed out can be had beside the object store: of each replica's share of it that a
-            data worker, and of the one that a worker hands out.
+        offers: where each share that it has handed out can be had beside the object store: a worker hands out one, a
+            data worker one for each replica.
     """
 
     reports: tuple[WorkerReport, ...] | tuple[DataReport, ...]

@@ -337,8 +337,8 @@ class StageSeat(Seat):
                 source = None if call.source is None else self._source(call.source)
                 parcel = share_of(call.parcel, replica=replica, count=len(self.actors))
                 entering = [] if call.entering is None else [call.entering[replica]]
-                offer = call.offers[replica] if call.offers else None
-                value, report = actor.hop.options(num_returns=2).remote(parcel, entering, turn, source, offer)
+                offered = call.offers[replica]
+                value, report = actor.hop.options(num_returns=2).remote(parcel, entering, turn, source, offered)
                 return value, report
             case Snapshot():
                 value, report = actor.snapshot.options(num_returns=2).remote(turn)

@@ -107,7 +107,8 @@ class StageWorker:
             clock=self._clock,
         )
         self._outgoing = self._host.edges.get(spec.stages.stop)
-        most = spec.config.channel.max_in_flight
+        # Where parcels are dropped, nobody waits for a credit: the next is there before the oldest has been asked for.
+        most = spec.config.channel.max_in_flight * (2 if spec.config.regime.name == "asynchronous" else 1)
         self._outbox = open_outbox(spec.config, self._node, most=most) if replica in beginning.offers else None
         self._begin_from(beginning)
         self._failure: BaseException | None = None

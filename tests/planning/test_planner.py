@@ -267,13 +267,15 @@ def test_what_comes_from_another_node_past_the_store_is_in_the_workers_memory():
         plan = costs.of_blocks([range(1), range(1, 2)], [Seat(node=node) for node in nodes])
         return [piece.memory_bytes for piece in plan.pieces]
 
-    near = memory("aa", 0)
+    near = memory("aa", 1)
     assert memory("ab", math.inf) == near
     assert memory("ab", 1001) == near
     far = memory("ab", 1000)
     assert far[0] == near[0]
     # As many as may be on their way.
     assert far[1] - near[1] == pytest.approx(4 * 1000)
+    # At every size, within a node and from the data, too.
+    assert memory("aa", 0) == [each + 4 * 1000 for each in near]
 
 
 def test_what_does_not_fit_is_refused_with_numbers():

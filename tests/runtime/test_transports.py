@@ -26,6 +26,7 @@ from distblock.errors import InputError
 from distblock.messages import Line
 from distblock.preparation import make_job, prepare
 from distblock.runtime.transports import inbox
+from distblock.runtime.transports import outbox as outbox_module
 from distblock.runtime.transports.choice import check_encryption, offered_edges, open_outbox
 from distblock.runtime.transports.inbox import Inbox
 from distblock.runtime.transports.outbox import Offer, Outbox
@@ -109,8 +110,10 @@ def test_arrays_are_aligned_as_torchs_own_are(outbox: Outbox, store: Any):
 
 
 def test_what_memory_has_no_room_for_comes_from_the_store(outbox: Outbox, store: Any, monkeypatch: pytest.MonkeyPatch):
+    buffer = inbox._buffer
+
     def full(line: socket.socket, length: int) -> memoryview:
-        raise MemoryError
+        return buffer(line, length + 2**60)
 
     own = offer(outbox, np.arange(3))
     monkeypatch.setattr(inbox, "_buffer", full)
@@ -164,6 +167,22 @@ def test_nothing_is_unpickled_from_who_does_not_know_the_token(store: Any):
     assert len(seen[0]) == 32
     assert seen[1] == b""
     assert bytes(range(32)) not in seen
+
+
+def test_what_was_changed_on_its_way_is_not_unpickled(outbox: Outbox, store: Any, monkeypatch: pytest.MonkeyPatch):
+    """As of one in between: the lengths and the array are the sender's, the pickle is another one."""
+    sound = outbox.take
+
+    def changed(number: int) -> list[memoryview]:
+        pickled, *arrays = sound(number)
+        return [memoryview(bytes(pickled).replace(b"uint8", b"int64")), *arrays]
+
+    own, other = (offer(outbox, {"uint8": np.arange(3)}) for _ in range(2))
+    assert Inbox(silence_s=10.0).fetch(store, own)[1]
+    true_digest = outbox_module.digest
+    monkeypatch.setattr(outbox_module, "digest", lambda token, what, content: true_digest(token, what, b""))
+    monkeypatch.setattr(outbox, "take", changed)
+    assert Inbox(silence_s=10.0).fetch(store, other) == (STORED, False)
 
 
 KEEPER = """

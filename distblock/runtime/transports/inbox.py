@@ -17,7 +17,16 @@ import torch
 from ray import ObjectRef
 
 from distblock.runtime.transports.outbox import Offer
-from distblock.runtime.transports.wire import COUNT, QUESTION, greet, read_exactly, read_into, set_up
+from distblock.runtime.transports.wire import (
+    COUNT,
+    DIGEST_BYTES,
+    QUESTION,
+    check,
+    greet,
+    read_exactly,
+    read_into,
+    set_up,
+)
 
 WAIT_S = 30.0
 """Seconds after which a get takes over from a wait: it is told that what it waits for is lost."""
@@ -32,8 +41,8 @@ CONNECT_S = 3.0
 GIVEN_UP_S = 60.0
 """Seconds for which a sender is not asked again that has not answered; a process that takes over listens elsewhere."""
 
-FAILURES = (OSError, MemoryError, OverflowError, ValueError, struct.error, pickle.UnpicklingError)
-"""Of a sender or of the way to it; memory may be short here that the object store has."""
+FAILURES = (OSError, OverflowError, ValueError, struct.error, MemoryError, RuntimeError)
+"""Of a sender or of the way to it; the last two: memory is short here, and torch says so in its own way."""
 
 _Sender = tuple[str, int]
 
@@ -77,7 +86,7 @@ class Inbox:
     def _from_sender(self, offer: Offer) -> tuple[Any] | None:
         """None: it cannot be had there."""
         sender = (offer.address, offer.port)
-        if self._clock() - self._given_up.get(sender, -GIVEN_UP_S) < GIVEN_UP_S:
+        if not self._may_ask(sender):
             return None
         try:
             if (line := self._idle(sender)) is not None:
@@ -88,11 +97,24 @@ class Inbox:
             line = socket.create_connection(sender, timeout=min(CONNECT_S, self._silence_s))
             set_up(line)
             line.settimeout(self._silence_s)
-            return self._ask(line, offer, is_new=True)
+            found = self._ask(line, offer, is_new=True)
+            self._given_up.pop(sender, None)
+            return found
         except FAILURES:
             self._given_up[sender] = self._clock()
             self._close_idle(sender)
             return None
+
+    def _may_ask(self, sender: _Sender) -> bool:
+        """A sender that was given up is asked again by one thread: the others need not wait as long."""
+        with self._lock:
+            since_s = self._given_up.get(sender)
+            if since_s is None:
+                return True
+            if self._clock() - since_s < GIVEN_UP_S:
+                return False
+            self._given_up[sender] = self._clock()
+            return True
 
     def _idle(self, sender: _Sender) -> socket.socket | None:
         with self._lock:
@@ -109,7 +131,7 @@ class Inbox:
             if is_new:
                 greet(line, offer.token)
             line.sendall(QUESTION.pack(offer.number))
-            found = _answer(line)
+            found = _answer(line, offer)
         except BaseException:
             line.close()
             raise
@@ -118,13 +140,16 @@ class Inbox:
         return found
 
 
-def _answer(line: socket.socket) -> tuple[Any] | None:
+def _answer(line: socket.socket, offer: Offer) -> tuple[Any] | None:
     (count,) = COUNT.unpack(read_exactly(line, COUNT.size))
     if not count:
         return None
-    lengths = struct.unpack(f"!{count}Q", read_exactly(line, 8 * count))
-    pickled, *arrays = [_buffer(line, length) for length in lengths]
-    return (pickle.loads(pickled, buffers=arrays),)
+    packed = read_exactly(line, 8 * count)
+    signed = read_exactly(line, DIGEST_BYTES)
+    first, *lengths = struct.unpack(f"!{count}Q", packed)
+    pickled = read_exactly(line, first)
+    check(signed, offer.token, b"answer", QUESTION.pack(offer.number) + packed + pickled)
+    return (pickle.loads(pickled, buffers=[_buffer(line, length) for length in lengths]),)
 
 
 def _buffer(line: socket.socket, length: int) -> memoryview:

@@ -14,7 +14,7 @@ from typing import Any
 
 from distblock.pickling import quickly_pickled
 from distblock.runtime.interfaces import family
-from distblock.runtime.transports.wire import COUNT, QUESTION, TOKEN_BYTES, read_exactly, set_up, welcome
+from distblock.runtime.transports.wire import COUNT, QUESTION, TOKEN_BYTES, digest, read_exactly, set_up, welcome
 
 GREETING_S = 10.0
 """Seconds in which who connects has to show that it knows the token."""
@@ -45,8 +45,8 @@ class Outbox:
     Args:
         address: the node's own; it is listened at alone.
         least_bytes: of a thing, below which it is not kept.
-        most: things that are kept: as many as credits let be in flight. An older one has been dropped on its way, or
-            was fetched from the object store.
+        most: things that are kept: as many as can be in flight. An older one has been dropped on its way, or was
+            fetched from the object store.
 
     Raises:
         OSError: the address cannot be listened at.
@@ -117,7 +117,11 @@ def _server(outbox: Outbox, address: str) -> socketserver.ThreadingTCPServer:
 def _answer(line: socket.socket, outbox: Outbox) -> None:
     (number,) = QUESTION.unpack(read_exactly(line, QUESTION.size))
     buffers = outbox.take(number)
+    if not buffers:
+        line.sendall(COUNT.pack(0))
+        return
     lengths = struct.pack(f"!{len(buffers)}Q", *(buffer.nbytes for buffer in buffers))
-    line.sendall(COUNT.pack(len(buffers)) + lengths)
+    signed = digest(outbox.token, b"answer", QUESTION.pack(number) + lengths + bytes(buffers[0]))
+    line.sendall(COUNT.pack(len(buffers)) + lengths + signed)
     for buffer in buffers:
         line.sendall(buffer)

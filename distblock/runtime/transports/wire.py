@@ -1,9 +1,10 @@
 """What both ends of a connection from worker to worker know of it.
 
 Both know a token, which an offer holds, and offers travel by Ray alone. It never crosses: either end proves by a digest
-of the other's random bytes that it knows it. What follows is neither encrypted nor signed, like what Ray sends unless
-told to: questions, each the number of what is asked for, and answers: how many buffers there are, the length of each,
-and then they.
+of the other's random bytes that it knows it. What follows is not encrypted, like what Ray sends unless told to:
+questions, each the number of what is asked for, and answers: how many buffers there are, the length of each, a digest,
+and then they. The first is a pickle, and of it and the lengths the digest is, so that nobody on the way can have the
+receiver unpickle what the sender has not sent.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _KEEP_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 end of a host that has vanished would be held for ever."""
 
 _DIGEST = "sha256"
-_DIGEST_BYTES = 32
+DIGEST_BYTES = 32
 
 
 def set_up(line: socket.socket) -> None:
@@ -47,17 +48,17 @@ def greet(line: socket.socket, token: bytes) -> None:
     """
     drawn = secrets.token_bytes(TOKEN_BYTES)
     line.sendall(drawn)
-    proof = read_exactly(line, _DIGEST_BYTES)
-    _check(proof, token, b"sender", drawn)
-    line.sendall(_digest(token, b"receiver", read_exactly(line, TOKEN_BYTES)))
+    proof = read_exactly(line, DIGEST_BYTES)
+    check(proof, token, b"sender", drawn)
+    line.sendall(digest(token, b"receiver", read_exactly(line, TOKEN_BYTES)))
 
 
 def welcome(line: socket.socket, token: bytes) -> None:
     """As the one who listens; as for `greet`."""
-    line.sendall(_digest(token, b"sender", read_exactly(line, TOKEN_BYTES)))
+    line.sendall(digest(token, b"sender", read_exactly(line, TOKEN_BYTES)))
     drawn = secrets.token_bytes(TOKEN_BYTES)
     line.sendall(drawn)
-    _check(read_exactly(line, _DIGEST_BYTES), token, b"receiver", drawn)
+    check(read_exactly(line, DIGEST_BYTES), token, b"receiver", drawn)
 
 
 def read_exactly(line: socket.socket, num_bytes: int) -> bytes:
@@ -80,10 +81,16 @@ def read_into(line: socket.socket, into: memoryview) -> None:
         into = into[came:]
 
 
-def _digest(token: bytes, who: bytes, drawn: bytes) -> bytes:
-    return hmac.digest(token, who + drawn, _DIGEST)
+def digest(token: bytes, what: bytes, content: bytes) -> bytes:
+    """Which only who knows the token can make."""
+    return hmac.digest(token, what + content, _DIGEST)
 
 
-def _check(proof: bytes, token: bytes, who: bytes, drawn: bytes) -> None:
-    if not hmac.compare_digest(proof, _digest(token, who, drawn)):
+def check(proof: bytes, token: bytes, what: bytes, content: bytes) -> None:
+    """That it is the digest.
+
+    Raises:
+        PermissionError: it is another one.
+    """
+    if not hmac.compare_digest(proof, digest(token, what, content)):
         raise PermissionError("the other end does not know the token")
