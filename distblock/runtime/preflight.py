@@ -142,17 +142,17 @@ def _measure_pair(pair: Pair, scouts: Scouts) -> Measured:
 
 def _transfer(pair: Pair, scouts: Scouts) -> Received:
     """A firewall may let Ray's ports through and no others: then there is no rate, and the run goes on."""
-    door: Door | str = scouts.get(pair.receiver, scouts.of(pair.receiver).listen.remote())
+    door: Door | str = scouts.get(pair.sender, scouts.of(pair.sender).listen.remote())
     if isinstance(door, str):
         return Received(bytes_per_s=None, problem=door)
-    receiving = scouts.of(pair.receiver).receive.remote()
-    sending = scouts.of(pair.sender).send.remote(door)
+    sending = scouts.of(pair.sender).send.remote()
+    receiving = scouts.of(pair.receiver).receive.remote(door)
     try:
-        problem: str | None = scouts.get(pair.sender, sending, timeout_s=ANSWER_S)
         received: Received = scouts.get(pair.receiver, receiving, timeout_s=ANSWER_S)
+        scouts.get(pair.sender, sending, timeout_s=ANSWER_S)
     except GetTimeoutError:
         return Received(bytes_per_s=None, problem=f"no end within {ANSWER_S:g} s")
-    return received if problem is None else Received(bytes_per_s=None, problem=problem)
+    return received
 
 
 def _here() -> str:

@@ -14,7 +14,7 @@ from distblock.errors import DataError
 from distblock.learning.allocator import jemalloc_here
 from distblock.runtime.interfaces import Interface, interface_to
 from distblock.runtime.reach import Token, look
-from distblock.runtime.transfers import Door, Receiver, send
+from distblock.runtime.transfers import Door, Sender, receive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Scout:
 
     def __init__(self, address: str) -> None:
         self._address = address
-        self._receiver: Receiver | None = None
+        self._sender: Sender | None = None
 
     def jemalloc(self) -> str | None:
         """Where workers of the node find it, see `distblock.learning.allocator.jemalloc_here`."""
@@ -58,24 +58,24 @@ class Scout:
     def listen(self) -> Door | str:
         """Be ready for a transfer; or why it cannot be."""
         try:
-            self._receiver = Receiver(self._address)
+            self._sender = Sender(self._address)
         except OSError as error:
             return f"cannot listen at {self._address}: {error}"
-        return self._receiver.door
+        return self._sender.door
 
-    def receive(self) -> Received:
-        """Take the transfer that it is ready for."""
-        assert self._receiver is not None
+    def send(self) -> str | None:
+        """Send what it is ready for; why nothing could be sent, or None."""
+        assert self._sender is not None
         try:
-            rate = self._receiver.receive()
+            self._sender.send()
         except OSError as error:
-            return Received(bytes_per_s=None, problem=str(error))
-        return Received(bytes_per_s=rate, problem="too little came" if rate is None else None)
-
-    def send(self, door: Door) -> str | None:
-        """Send there; why nothing could be sent, or None."""
-        try:
-            send(door)
-        except OSError as error:
-            return f"{door.address} port {door.port} cannot be reached: {error}"
+            return str(error)
         return None
+
+    def receive(self, door: Door) -> Received:
+        """Take the transfer from there."""
+        try:
+            rate = receive(door)
+        except OSError as error:
+            return Received(bytes_per_s=None, problem=f"{door.address} port {door.port} cannot be reached: {error}")
+        return Received(bytes_per_s=rate, problem="too little came" if rate is None else None)

@@ -1,8 +1,9 @@
 """A line's rate, by a plain TCP transfer between two processes.
 
 The receiver's clock counts: what the sender's kernel has taken has not arrived. A connection needs time to find its
-speed, and a shaped line lets a first burst pass, so the rate is that of the latter half. The socket listens at the
-node's own address alone, and takes only who shows a token that was drawn for this one transfer.
+speed, and a shaped line lets a first burst pass, so the rate is that of the latter half. The sender listens, at the
+node's own address alone, and sends to none but who shows a token that was drawn for this one transfer. So what has a
+rate is a line on which a receiver can reach its sender, as it does from worker to worker.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ TRANSFER_S = 0.5
 TRANSFER_BYTES = 2**28
 
 CONNECT_S = 5.0
-"""Seconds in which the sender has to come, and to show its token."""
+"""Seconds in which the receiver has to come, and to show its token."""
 
 _CHUNK_BYTES = 2**18
 
@@ -45,11 +46,11 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Door:
-    """Where a receiver listens.
+    """Where a sender listens.
 
     Attributes:
         address, port: of its socket.
-        token: what the sender shows.
+        token: what the receiver shows.
     """
 
     address: str
@@ -57,8 +58,8 @@ class Door:
     token: bytes
 
 
-class Receiver:
-    """A socket that takes one transfer; closed afterwards.
+class Sender:
+    """A socket for one transfer; closed afterwards.
 
     Args:
         address: the node's own.
@@ -72,17 +73,22 @@ class Receiver:
         port = self._server.getsockname()[1]
         self.door = Door(address=address, port=port, token=secrets.token_bytes(_TOKEN_BYTES))
 
-    def receive(self) -> float | None:
-        """Take the transfer.
-
-        Returns:
-            Bytes a second; None: too little came.
+    def send(self) -> None:
+        """Send until the receiver has had enough.
 
         Raises:
             OSError: nobody came with the token in time.
         """
+        block = os.urandom(_CHUNK_BYTES)  # what does not compress
+        sent = 0
         with self._server, self._accept() as line:
-            return settled_rate(_samples(line))
+            line.settimeout(CONNECT_S)
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DROP_THE_REST)
+            end_s = time.monotonic() + 2 * TRANSFER_S
+            with suppress(ConnectionError, TimeoutError):
+                while sent < TRANSFER_BYTES and time.monotonic() < end_s:
+                    line.sendall(block)
+                    sent += len(block)
 
     def _accept(self) -> socket.socket:
         end_s = time.monotonic() + CONNECT_S
@@ -96,22 +102,18 @@ class Receiver:
         raise TimeoutError(f"nobody came in {CONNECT_S:g} s")
 
 
-def send(door: Door) -> None:
-    """Send until the receiver has had enough.
+def receive(door: Door) -> float | None:
+    """Take the transfer.
+
+    Returns:
+        Bytes a second; None: too little came.
 
     Raises:
-        OSError: the receiver cannot be reached.
+        OSError: the sender cannot be reached.
     """
-    block = os.urandom(_CHUNK_BYTES)  # what does not compress
-    sent = 0
     with socket.create_connection((door.address, door.port), timeout=CONNECT_S) as line:
-        line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DROP_THE_REST)
         line.sendall(door.token)
-        end_s = time.monotonic() + 2 * TRANSFER_S
-        with suppress(ConnectionError, TimeoutError):
-            while sent < TRANSFER_BYTES and time.monotonic() < end_s:
-                line.sendall(block)
-                sent += len(block)
+        return settled_rate(_samples(line))
 
 
 def settled_rate(samples: Sequence[Sample]) -> float | None:

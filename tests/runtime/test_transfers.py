@@ -9,7 +9,7 @@ import pytest
 
 from distblock.runtime import transfers
 from distblock.runtime.interfaces import Interface, interface_to, with_address
-from distblock.runtime.transfers import Receiver, Sample, send, settled_rate
+from distblock.runtime.transfers import Sample, Sender, receive, settled_rate
 
 MEGABYTE = 2**20
 
@@ -19,9 +19,9 @@ def small(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(transfers, "TRANSFER_BYTES", 8 * MEGABYTE)
 
 
-def knock(receiver: Receiver, shown: bytes) -> bytes:
+def knock(sender: Sender, shown: bytes) -> bytes:
     """Connect and show something; what comes back before the connection is closed."""
-    with socket.create_connection((receiver.door.address, receiver.door.port)) as line:
+    with socket.create_connection((sender.door.address, sender.door.port)) as line:
         line.sendall(shown)
         line.shutdown(socket.SHUT_WR)
         try:
@@ -31,50 +31,50 @@ def knock(receiver: Receiver, shown: bytes) -> bytes:
 
 
 def test_a_transfer_has_a_rate_and_leaves_nothing_open():
-    receiver = Receiver("127.0.0.1")
+    sender = Sender("127.0.0.1")
     with ThreadPoolExecutor(1) as other:
-        rate = other.submit(receiver.receive)
-        send(receiver.door)
-        assert (rate.result() or 0) > 0
+        sending = other.submit(sender.send)
+        assert (receive(sender.door) or 0) > 0
+        sending.result()
     with pytest.raises(ConnectionRefusedError):
-        send(receiver.door)
+        receive(sender.door)
 
 
 def test_it_listens_at_its_own_address_alone():
-    receiver = Receiver("127.0.0.1")
+    sender = Sender("127.0.0.1")
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.2", receiver.door.port))
+        socket.create_connection(("127.0.0.2", sender.door.port))
     with ThreadPoolExecutor(1) as other:
-        rate = other.submit(receiver.receive)
-        send(receiver.door)
-        rate.result()
+        sending = other.submit(sender.send)
+        receive(sender.door)
+        sending.result()
 
 
 def test_whoever_lacks_the_token_is_turned_away():
-    receiver = Receiver("127.0.0.1")
+    sender = Sender("127.0.0.1")
     with ThreadPoolExecutor(1) as other:
-        rate = other.submit(receiver.receive)
-        assert knock(receiver, b"") == b""
-        assert knock(receiver, bytes(32)) == b""
-        assert knock(receiver, receiver.door.token[:-1]) == b""
-        assert not rate.done()
-        send(receiver.door)
-        assert (rate.result() or 0) > 0
-    assert Receiver("127.0.0.1").door.token != receiver.door.token
+        sending = other.submit(sender.send)
+        assert knock(sender, b"") == b""
+        assert knock(sender, bytes(32)) == b""
+        assert knock(sender, sender.door.token[:-1]) == b""
+        assert not sending.done()
+        assert (receive(sender.door) or 0) > 0
+        sending.result()
+    assert Sender("127.0.0.1").door.token != sender.door.token
 
 
 def test_nobody_comes(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(transfers, "CONNECT_S", 0.05)
-    receiver = Receiver("127.0.0.1")
+    sender = Sender("127.0.0.1")
     with pytest.raises(TimeoutError):
-        receiver.receive()
+        sender.send()
     with pytest.raises(ConnectionRefusedError):
-        send(receiver.door)
+        receive(sender.door)
 
 
 def test_an_address_of_another_host():
     with pytest.raises(OSError, match="assign"):
-        Receiver("192.0.2.77")
+        Sender("192.0.2.77")
 
 
 def test_the_latter_half_counts():
