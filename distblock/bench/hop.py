@@ -25,7 +25,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import ray
 from rich.console import Console
@@ -33,8 +33,8 @@ from rich.table import Table
 
 from distblock.bench.hops import ray_perf
 from distblock.bench.hops.direct import measure_direct
-from distblock.bench.hops.figures import INLINE_BYTES, OURS, PAST, PLAIN, ratios, size_figures, spread
-from distblock.bench.hops.relay import Way
+from distblock.bench.hops.figures import INLINE_BYTES, ratios, size_figures, spread
+from distblock.bench.hops.relay import TRANSPORTS, Way
 from distblock.bench.hops.rounds import Round, measure, relays
 from distblock.bench.on_hosts import CHECKOUT, check_hosts, line_rate
 from distblock.bench.outcome import Outcome, Outputs, conclude, read_options
@@ -42,7 +42,7 @@ from distblock.bench.pictures import Lines
 from distblock.errors import InputError, RunFailedError
 from distblock.report.tables import binary_size, duration
 
-WAYS: tuple[Way, ...] = (OURS, PAST, PLAIN)
+WAYS: tuple[Way, ...] = get_args(Way)
 
 UNITS = {"": 1, "k": 2**10, "m": 2**20}
 
@@ -102,14 +102,16 @@ def main(arguments: Sequence[str]) -> None:
         rounds = measure(
             *(actors, sizes), rounds=options.rounds, per_call=options.per_call, line_rate=options.line_rate
         )
-        nodes = ray.get([actor.make.remote(0) for actor in actors])
-        direct = measure_direct(sizes, nodes, rounds=options.rounds) if options.direct else {}
+        direct: dict[int, list[float]] = {}
+        if options.direct:
+            nodes = ray.get([actor.make.remote(0) for actor in actors])
+            direct = measure_direct(sizes, nodes, rounds=options.rounds)
     outcome = make_outcome(options, rounds, direct)
     console = Console(width=140)
-    for way in (OURS, PAST):
+    for way in TRANSPORTS:
         console.print(_table(options, outcome, way))
     console.print(_ways_table(outcome))
-    for way in (OURS, PAST):
+    for way in TRANSPORTS:
         console.print(_streams_table(outcome, way))
     if options.direct:
         console.print(_direct_table(outcome))
@@ -146,7 +148,7 @@ def make_outcome(
     lines = {f"{way}: put + fetch": _by_size(sizes, "ways", way, "put_and_fetch_s", "p50") for way in WAYS}
     lines["numpy: put"] = _by_size(sizes, "numpy_put_s", "p50")
     lines["memcpy into fresh shared memory"] = _by_size(sizes, "memcpy_fresh_s", "p50")
-    for way in (OURS, PAST):
+    for way in TRANSPORTS:
         lines[f"{way}: whole hop, one by one"] = _by_size(sizes, "ways", way, "hop_s", "p50")
     if direct:
         lines["Ray Direct Transport: whole hop, one by one"] = {
@@ -158,7 +160,7 @@ def make_outcome(
             statistics.median(seconds) / lines[f"{way}: whole hop, one by one"][size]
         ]
         for size, seconds in direct.items()
-        for way in (OURS, PAST)
+        for way in TRANSPORTS
     }
     return Outcome(
         figures={
@@ -261,10 +263,10 @@ def _ways_table(outcome: Outcome) -> Table:
 
 def _direct_table(outcome: Outcome) -> Table:
     table = Table(title="a whole hop, one by one, medians")
-    for heading in ("size", OURS, PAST, "Ray Direct Transport, gloo", "of the store", "of worker to worker"):
+    for heading in ("size", *TRANSPORTS, "Ray Direct Transport, gloo", "of the store", "of worker to worker"):
         table.add_column(heading, justify="right")
     for each in outcome.figures["sizes"]:
-        ours, past = (each["ways"][way]["hop_s"]["p50"] for way in (OURS, PAST))
+        ours, past = (each["ways"][way]["hop_s"]["p50"] for way in TRANSPORTS)
         theirs = outcome.figures["direct_hop_s"][each["bytes"]]["p50"]
         shares = (f"{theirs / own:.2f}" for own in (ours, past))
         table.add_row(binary_size(each["bytes"]), *(duration(value) for value in (ours, past, theirs)), *shares)

@@ -122,9 +122,7 @@ class Intake:
         """Names of the cache files that have been opened."""
         return set() if self._reader is None else self._reader.opened
 
-    def fetch(
-        self, parcel: Parcel, reference: ObjectRef, source: CacheSource | None, offer: Offer | None = None
-    ) -> Arrived:
+    def fetch(self, parcel: Parcel, reference: ObjectRef, source: CacheSource | None, offer: Offer | None) -> Arrived:
         """Have a parcel on the device.
 
         Args:

@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from distblock.runtime.interfaces import family
+from distblock.runtime.transports.wire import read_exactly
 
 TRANSFER_S = 0.5
 """Seconds of a transfer; it ends before if it has come to `TRANSFER_BYTES`."""
@@ -143,8 +144,6 @@ def _samples(line: socket.socket) -> list[Sample]:
 
 
 def _shows(line: socket.socket, token: bytes) -> bool:
-    shown = b""
     with suppress(OSError):
-        while len(shown) < len(token) and (more := line.recv(len(token) - len(shown))):
-            shown += more
-    return hmac.compare_digest(shown, token)
+        return hmac.compare_digest(read_exactly(line, len(token)), token)
+    return False

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from distblock.bench.hops.relay import Hop, Way
+from distblock.bench.hops.relay import TRANSPORTS, Hop, Way
 from distblock.bench.hops.rounds import Round, SizeRound
 from distblock.report.tables import binary_size
 
-OURS: Way = "object store"
-PAST: Way = "worker to worker"
+STORE, PAST = TRANSPORTS
 PLAIN: Way = "torch tensor"
 
 INLINE_BYTES = 100 * 1024
@@ -91,22 +90,21 @@ def ratios(rounds: Sequence[Round], *, line_rate: float | None, where: str) -> d
 
 
 def _ratios(each: Round, own: SizeRound, size: int, line_rate: float | None) -> dict[str, float]:
-    ours_s = statistics.median(put_and_fetch_s(own.hops[OURS]))
+    ours_s = statistics.median(put_and_fetch_s(own.hops[STORE]))
     found = {
         "(put + fetch) / memcpy": ours_s / statistics.median(own.fresh_s),
         "torch tensor / object store, put + fetch": statistics.median(put_and_fetch_s(own.hops[PLAIN])) / ours_s,
-        "hop / empty call, one by one": statistics.median(own.hops_s[OURS]) / statistics.median(each.call_s),
+        "hop / empty call, one by one": statistics.median(own.hops_s[STORE]) / statistics.median(each.call_s),
     }
-    for number, seconds in own.streamed_s[OURS].items():
+    for number, seconds in own.streamed_s[STORE].items():
         found[f"hop / empty call, in a stream, {number} a call"] = seconds / each.streamed_call_s
     for number, seconds in own.streamed_s[PAST].items():
-        stored = own.streamed_s[OURS][number]
+        stored = own.streamed_s[STORE][number]
         found[f"object store / worker to worker, in a stream, {number} a call"] = stored / seconds
     past_s = statistics.median(put_and_fetch_s(own.hops[PAST]))
     found["object store / worker to worker, put + fetch"] = ours_s / past_s
     if line_rate is not None and size > INLINE_BYTES:
-        names: dict[Way, str] = {OURS: "fetch / line rate", PAST: "fetch from worker to worker / line rate"}
-        for way, name in names.items():
+        for way, name in zip(TRANSPORTS, ("fetch / line rate", "fetch from worker to worker / line rate"), strict=True):
             fetch_s = statistics.median(hop.fetch_s for hop in own.hops[way] if hop.fetch_s is not None)
             found[name] = size / fetch_s / line_rate
     return found

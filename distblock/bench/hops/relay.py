@@ -30,6 +30,9 @@ Way = Literal["object store", "worker to worker", "torch tensor"]
 """How an activation crosses: encoded, by either of distblock's transports; or as Ray takes a torch tensor that a method
 returns."""
 
+TRANSPORTS: tuple[Way, ...] = ("object store", "worker to worker")
+"""distblock's."""
+
 KEPT = 8
 """Calls, of what is handed out from worker to worker: a lane has one on its way."""
 

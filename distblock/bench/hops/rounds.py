@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import ray
 
-from distblock.bench.hops.relay import Hop, Relay, Way
+from distblock.bench.hops.relay import TRANSPORTS, Hop, Relay, Way
 from distblock.bench.hops.streams import Ask, Value, stream
 from distblock.config import make_config
 from distblock.errors import InputError
@@ -34,8 +34,6 @@ AT_ONCE_BYTES = 2**26
 
 MOST_CALLS = 200
 """Of a stream."""
-
-STREAMED: tuple[Way, ...] = ("object store", "worker to worker")
 
 CPUS = 1.0
 """Of each actor."""
@@ -156,7 +154,8 @@ def _size(actors: Sequence[Actor], size: int, per_call: Sequence[int], most_byte
         again_s=[again_s for _, again_s in copies],
         numpy_s=[ray.get(actors[turn % 2].put.remote()) for turn in range(few)],
         streamed_s={
-            way: {number: _streamed_s(actors, way, size, number, most_bytes) for number in numbers} for way in STREAMED
+            way: {number: _streamed_s(actors, way, size, number, most_bytes) for number in numbers}
+            for way in TRANSPORTS
         },
     )
 
