@@ -47,6 +47,8 @@ def until_its_end(command: Callable[[], int]) -> int:
         signal.signal(number, _unwind)
     # At its end Python would look for garbage among all that torch brought along: half a second.
     atexit.register(gc.freeze)
+    # And it would hand signals back to the system, which has its own exit status for one that comes now.
+    atexit.register(_ignore_signals)
     status = _told(command)
     unread = [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
     for stream in unread:
@@ -76,6 +78,11 @@ def _told(command: Callable[[], int]) -> int:
         if not _is_unread(sys.stdout):
             raise
         return 0
+
+
+def _ignore_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _fail(why: object, status: int) -> int:
