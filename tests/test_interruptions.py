@@ -224,7 +224,9 @@ def test_a_word_to_a_run_in_another_thread_is_no_concern_of_ours(tmp_path: Path)
 
 def test_a_stopped_worker_is_named_while_it_stands_still(tmp_path: Path):
     """`distblock why` on a run under way, by its directory and by its exporter."""
-    process = start(tmp_path, "train", "--run-dir", "run", "--regime.epochs", "1000", "--metrics.port", "0")
+    # One a call, so that it is one that it stands still at; how many else depends on how quick the machine is.
+    one = ("--channel.microbatches-per-call", "1")
+    process = start(tmp_path, "train", "--run-dir", "run", "--regime.epochs", "1000", "--metrics.port", "0", *one)
     told = read_until(process, r"metrics: http://")
     exporter = re.findall(r"(http://\S+)/metrics", told)[0]
     read_until(process, r"epoch +1/")

@@ -233,6 +233,8 @@ def test_a_sender_that_is_frozen_is_waited_for_once(keeper: Any, store: Any):
     box = Inbox(silence_s=0.3)
     assert box.fetch(store, offers[0])[1]
     os.kill(process.pid, signal.SIGSTOP)
+    # Its threads stop one after the other.
+    os.waitpid(process.pid, os.WUNTRACED)
     assert box.fetch(store, offers[1]) == (STORED, False)
     os.kill(process.pid, signal.SIGCONT)
     # It is not asked again.
